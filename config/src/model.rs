@@ -1,0 +1,183 @@
+//! A configuration that was found sound: plain values, defaults filled in, names resolved.
+
+use std::net::{IpAddr, Ipv4Addr};
+use std::path::PathBuf;
+use std::time::Duration;
+
+use ipnet::IpNet;
+
+use crate::Mac;
+
+/// The UDP port of a network that names none: that of Linux's VXLAN device and of flannel, older than the one of
+/// RFC 7348 (4789).
+pub const DEFAULT_UDP_PORT: u16 = 8472;
+
+/// One node's whole configuration. Made by [`Config::load`] or [`Config::parse`].
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Config {
+    /// Where it was read from, for messages that name a line of it.
+    pub file: PathBuf,
+    /// `[node]`.
+    pub node: NodeConfig,
+    /// `[underlay]`.
+    pub underlay: UnderlayConfig,
+    /// `[workers]`.
+    pub workers: WorkersConfig,
+    /// `[runtime]`.
+    pub runtime: RuntimeConfig,
+    /// `[[networks]]`, at least one; names and VNIs are unique.
+    pub networks: Vec<NetworkConfig>,
+    /// `[[pods]]`, at most [`WorkersConfig::max_ports`]; names and interfaces are unique.
+    pub pods: Vec<PodConfig>,
+    /// `[[routes]]`; a prefix occurs once in a network.
+    pub routes: Vec<RouteConfig>,
+}
+
+/// This node.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct NodeConfig {
+    /// One or more RFC 1123 labels joined by dots, 1 to 63 bytes, lower case.
+    pub name: String,
+}
+
+/// The network between nodes, as this node reaches it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct UnderlayConfig {
+    /// The interface's name, 1 to 15 bytes.
+    pub interface: String,
+    /// The address other nodes send to; none when it is to be found on the interface.
+    pub address: Option<Ipv4Addr>,
+    /// How XDP programs are attached.
+    pub xdp: XdpMode,
+    /// How many receive queues Viaduct may own, 1 to 1024; none for all.
+    pub queues: Option<usize>,
+    /// The line that names the interface, from 1.
+    pub line: usize,
+}
+
+/// How XDP programs are attached to the underlay interface.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum XdpMode {
+    /// Native where the driver has it, else generic.
+    #[default]
+    Auto,
+    /// In the driver, or not at all.
+    Native,
+    /// In the kernel's stack, with any driver.
+    Generic,
+}
+
+/// The threads that forward packets.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct WorkersConfig {
+    /// How many, 1 to 64.
+    pub count: usize,
+    /// The CPU of each worker, [`count`](Self::count) different ones; none when the choice is left to the program.
+    pub cpus: Option<Vec<usize>>,
+    /// What a worker without packets does.
+    pub polling: Polling,
+    /// The most pods that can be attached at a time, 1 to 1024.
+    pub max_ports: usize,
+    /// How long XDP programs trust a worker that shows no life, 100 ms to 60 s.
+    pub heartbeat_timeout: Duration,
+}
+
+/// What a worker without packets does.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Polling {
+    /// Sleeps until there are packets.
+    #[default]
+    Adaptive,
+    /// Goes on asking, on a CPU of its own.
+    Busy,
+}
+
+/// Where a running daemon keeps what others find it by.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct RuntimeConfig {
+    /// Holds control sockets and locks. Absolute.
+    pub directory: PathBuf,
+    /// Holds pinned XDP links and maps. Absolute, in a mounted bpffs.
+    pub bpffs: PathBuf,
+}
+
+impl Default for RuntimeConfig {
+    fn default() -> Self {
+        Self {
+            directory: "/run/viaduct".into(),
+            bpffs: "/sys/fs/bpf/viaduct".into(),
+        }
+    }
+}
+
+impl RuntimeConfig {
+    /// The control socket of `node`'s daemon: `<directory>/<node>.sock`.
+    pub fn socket(&self, node: &str) -> PathBuf {
+        self.directory.join(format!("{node}.sock"))
+    }
+
+    /// The file that `node`'s daemon holds locked while it runs: `<directory>/<node>.lock`.
+    pub fn lock(&self, node: &str) -> PathBuf {
+        self.directory.join(format!("{node}.lock"))
+    }
+
+    /// The directory of `node`'s pins: `<bpffs>/<node>`, dots in the name replaced by underscores, because a bpffs
+    /// refuses names with dots (kernel `bpf_lookup` in kernel/bpf/inode.c). Node names have no underscores, so two
+    /// nodes never share one.
+    pub fn pins(&self, node: &str) -> PathBuf {
+        self.bpffs.join(node.replace('.', "_"))
+    }
+}
+
+/// An overlay network.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct NetworkConfig {
+    /// Unique; 1 to 253 bytes without white space.
+    pub name: String,
+    /// VXLAN network identifier (RFC 7348 section 5), 1 to 16777215, unique.
+    pub vni: u32,
+    /// UDP destination port, not 0.
+    pub port: u16,
+    /// This node's address inside VXLAN, unicast; [`derive_vtep_mac`](crate::derive_vtep_mac) when not given.
+    pub vtep_mac: Mac,
+    /// Prefixes of this node's pods, at least one, disjoint, each inside one of `cluster_prefixes`. No host bits.
+    pub pod_prefixes: Vec<IpNet>,
+    /// Prefixes of all nodes' pods, at least one. No host bits.
+    pub cluster_prefixes: Vec<IpNet>,
+    /// The line that names it, from 1.
+    pub line: usize,
+}
+
+/// A pod of this node.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct PodConfig {
+    /// Unique; 1 to 253 bytes without white space; the interface's name when not given.
+    pub name: String,
+    /// The host's end of its veth pair, 1 to 15 bytes, unique.
+    pub interface: String,
+    /// Index into [`Config::networks`].
+    pub network: usize,
+    /// At least one, each inside the network's pod prefixes and of no other pod in the network.
+    pub addresses: Vec<IpAddr>,
+    /// Unicast; none when it is to be learned.
+    pub mac: Option<Mac>,
+    /// The line that names the interface, from 1.
+    pub line: usize,
+}
+
+/// A static route to pods on another node.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct RouteConfig {
+    /// Index into [`Config::networks`].
+    pub network: usize,
+    /// At least one, each inside the network's cluster prefixes. No host bits.
+    pub prefixes: Vec<IpNet>,
+    /// The other node's underlay address, unicast.
+    pub vtep: Ipv4Addr,
+    /// The other node's address inside VXLAN, unicast; one for each VTEP of a network.
+    pub vtep_mac: Mac,
+    /// The other node's name, when the operator gave it in place of the MAC.
+    pub node: Option<String>,
+    /// The line that names the VTEP, from 1.
+    pub line: usize,
+}

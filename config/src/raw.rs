@@ -1,0 +1,89 @@
+//! The file as written: every value optional and with its place, so that `validate` can report all that is missing or
+//! wrong in one go. Only unknown keys and wrong types are left to serde.
+
+use serde::Deserialize;
+use toml::Spanned;
+
+pub(crate) type Text = Spanned<String>;
+pub(crate) type Number = Spanned<i64>;
+pub(crate) type List<T> = Spanned<Vec<Spanned<T>>>;
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct Root {
+    pub(crate) node: Option<Spanned<Node>>,
+    pub(crate) underlay: Option<Spanned<Underlay>>,
+    #[serde(default)]
+    pub(crate) workers: Workers,
+    #[serde(default)]
+    pub(crate) runtime: Runtime,
+    #[serde(default)]
+    pub(crate) networks: Vec<Spanned<Network>>,
+    #[serde(default)]
+    pub(crate) pods: Vec<Spanned<Pod>>,
+    #[serde(default)]
+    pub(crate) routes: Vec<Spanned<Route>>,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields, expecting = "a table")]
+pub(crate) struct Node {
+    pub(crate) name: Option<Text>,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields, expecting = "a table")]
+pub(crate) struct Underlay {
+    pub(crate) interface: Option<Text>,
+    pub(crate) address: Option<Text>,
+    pub(crate) xdp: Option<Text>,
+    pub(crate) queues: Option<Number>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, expecting = "a table")]
+pub(crate) struct Workers {
+    pub(crate) count: Option<Number>,
+    pub(crate) cpus: Option<List<i64>>,
+    pub(crate) polling: Option<Text>,
+    pub(crate) max_ports: Option<Number>,
+    pub(crate) heartbeat_timeout_ms: Option<Number>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, expecting = "a table")]
+pub(crate) struct Runtime {
+    pub(crate) directory: Option<Text>,
+    pub(crate) bpffs: Option<Text>,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields, expecting = "a table")]
+pub(crate) struct Network {
+    pub(crate) name: Option<Text>,
+    pub(crate) vni: Option<Number>,
+    pub(crate) port: Option<Number>,
+    pub(crate) vtep_mac: Option<Text>,
+    pub(crate) pod_prefixes: Option<List<String>>,
+    pub(crate) cluster_prefixes: Option<List<String>>,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields, expecting = "a table")]
+pub(crate) struct Pod {
+    pub(crate) name: Option<Text>,
+    pub(crate) interface: Option<Text>,
+    pub(crate) network: Option<Text>,
+    pub(crate) addresses: Option<List<String>>,
+    pub(crate) mac: Option<Text>,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields, expecting = "a table")]
+pub(crate) struct Route {
+    pub(crate) network: Option<Text>,
+    pub(crate) prefixes: Option<List<String>>,
+    pub(crate) vtep: Option<Text>,
+    pub(crate) vtep_mac: Option<Text>,
+    pub(crate) node: Option<Text>,
+}

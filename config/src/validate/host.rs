@@ -1,0 +1,165 @@
+//! What concerns the node itself: `[node]`, `[underlay]`, `[workers]`, `[runtime]`.
+
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use toml::Spanned;
+
+use super::values::{Once, choice, interface, node_name, number, required, underlay_address};
+use crate::model::{NodeConfig, Polling, RuntimeConfig, UnderlayConfig, WorkersConfig, XdpMode};
+use crate::raw::{List, Node, Runtime, Text, Underlay, Workers};
+use crate::source::Problems;
+
+/// The longest path of a unix socket in bytes: `sun_path` less its closing zero (unix(7)).
+const MAX_SOCKET_PATH: usize = 107;
+
+/// CPUs that a fixed `cpu_set_t` can name (`CPU_SETSIZE`, sched.h).
+const MAX_CPUS: usize = 1024;
+
+pub(super) fn node(raw: Option<&Spanned<Node>>, problems: &mut Problems<'_>) -> NodeConfig {
+    let Some(raw) = raw else {
+        problems.report(
+            &(0..0),
+            "there is no [node] table; add one with name = \"node-a\"".into(),
+        );
+        return NodeConfig {
+            name: String::new(),
+        };
+    };
+    let name = required(
+        raw.get_ref().name.as_ref(),
+        &raw.span(),
+        "name = \"node-a\"",
+        problems,
+    );
+    let name = name
+        .filter(|(name, at)| node_name(name, at, problems))
+        .map_or("", |(name, _)| name);
+    NodeConfig {
+        name: name.to_owned(),
+    }
+}
+
+pub(super) fn underlay(
+    raw: Option<&Spanned<Underlay>>,
+    problems: &mut Problems<'_>,
+) -> UnderlayConfig {
+    let none = UnderlayConfig {
+        interface: String::new(),
+        address: None,
+        xdp: XdpMode::Auto,
+        queues: None,
+        line: 1,
+    };
+    let Some(raw) = raw else {
+        problems.report(
+            &(0..0),
+            "there is no [underlay] table; add one with interface = \"eth0\"".into(),
+        );
+        return none;
+    };
+    let at = raw.span();
+    let raw = raw.get_ref();
+    let modes = [
+        ("auto", XdpMode::Auto),
+        ("native", XdpMode::Native),
+        ("generic", XdpMode::Generic),
+    ];
+    let mut underlay = UnderlayConfig {
+        address: raw
+            .address
+            .as_ref()
+            .and_then(|text| underlay_address(text.get_ref(), &text.span(), problems)),
+        xdp: choice(raw.xdp.as_ref(), "xdp", &modes, problems),
+        queues: number(raw.queues.as_ref(), "queues", &(1..=1024), problems),
+        ..none
+    };
+    if let Some((name, at)) = required(
+        raw.interface.as_ref(),
+        &at,
+        "interface = \"eth0\"",
+        problems,
+    ) {
+        interface(name, &at, problems);
+        name.clone_into(&mut underlay.interface);
+        underlay.line = problems.line(&at);
+    }
+    underlay
+}
+
+pub(super) fn workers(raw: &Workers, problems: &mut Problems<'_>) -> WorkersConfig {
+    let count = match &raw.count {
+        Some(value) => number(Some(value), "count", &(1..=64), problems),
+        None => Some(1),
+    };
+    let timeout = number(
+        raw.heartbeat_timeout_ms.as_ref(),
+        "heartbeat_timeout_ms",
+        &(100..=60_000),
+        problems,
+    );
+    WorkersConfig {
+        count: count.unwrap_or(1),
+        cpus: raw.cpus.as_ref().map(|list| cpus(list, count, problems)),
+        polling: choice(
+            raw.polling.as_ref(),
+            "polling",
+            &[("adaptive", Polling::Adaptive), ("busy", Polling::Busy)],
+            problems,
+        ),
+        max_ports: number(raw.max_ports.as_ref(), "max_ports", &(1..=1024), problems)
+            .unwrap_or(110),
+        heartbeat_timeout: Duration::from_millis(timeout.unwrap_or(500)),
+    }
+}
+
+/// One CPU for each of `count` workers; `count` is none when it was wrong itself.
+fn cpus(list: &List<i64>, count: Option<usize>, problems: &mut Problems<'_>) -> Vec<usize> {
+    let given = list.get_ref().len();
+    if let Some(count) = count.filter(|count| *count != given) {
+        let message = format!(
+            "`cpus` has {given} CPUs for {count} workers; give one for each, or change `count`"
+        );
+        problems.report(&list.span(), message);
+    }
+    let mut once = Once::default();
+    let mut cpus = Vec::with_capacity(given);
+    for cpu in list.get_ref() {
+        if let Some(number) = number(Some(cpu), "cpus", &(0..=MAX_CPUS - 1), problems) {
+            once.note(number, &format_args!("CPU {number}"), &cpu.span(), problems);
+            cpus.push(number);
+        }
+    }
+    cpus
+}
+
+pub(super) fn runtime(raw: &Runtime, node: &str, problems: &mut Problems<'_>) -> RuntimeConfig {
+    let default = RuntimeConfig::default();
+    let runtime = RuntimeConfig {
+        directory: path(raw.directory.as_ref(), default.directory, problems),
+        bpffs: path(raw.bpffs.as_ref(), default.bpffs, problems),
+    };
+    let socket = runtime.socket(node);
+    let length = socket.as_os_str().len();
+    if let Some(text) = raw.directory.as_ref().filter(|_| length > MAX_SOCKET_PATH) {
+        let message = format!(
+            "the control socket would be {}, {length} bytes where a socket's path has at most {MAX_SOCKET_PATH}; give \
+             a shorter directory",
+            socket.display()
+        );
+        problems.report(&text.span(), message);
+    }
+    runtime
+}
+
+fn path(value: Option<&Text>, default: PathBuf, problems: &mut Problems<'_>) -> PathBuf {
+    let Some(value) = value else { return default };
+    let given = value.get_ref();
+    if !Path::new(given).is_absolute() || given.contains('\0') {
+        problems.report(
+            &value.span(),
+            format!("{given:?} is not an absolute path; begin it with a slash"),
+        );
+    }
+    PathBuf::from(given)
+}

@@ -1,0 +1,53 @@
+//! The rules. Each function takes a part of the file as written, reports what is wrong with it and gives that part of
+//! the configuration; a value that was reported has some stand-in, since a configuration with problems is thrown away.
+//! So one pass finds all mistakes, and a mistake does not cause others to be reported.
+
+mod host;
+mod networks;
+mod pods;
+mod prefix;
+mod routes;
+mod values;
+
+use std::path::Path;
+
+use crate::model::Config;
+use crate::raw::Root;
+use crate::source::Problems;
+
+/// The configuration in `root`. Only to be used when nothing was reported.
+pub(crate) fn config(root: &Root, file: &Path, problems: &mut Problems<'_>) -> Config {
+    let node = host::node(root.node.as_ref(), problems);
+    let underlay = host::underlay(root.underlay.as_ref(), problems);
+    let workers = host::workers(&root.workers, problems);
+    let runtime = host::runtime(&root.runtime, &node.name, problems);
+    let networks = networks::networks(&root.networks, &node.name, underlay.address, problems);
+    let pods = pods::pods(
+        &root.pods,
+        &networks,
+        &underlay,
+        workers.max_ports,
+        problems,
+    );
+    let routes = routes::routes(
+        &root.routes,
+        &networks,
+        &node.name,
+        underlay.address,
+        problems,
+    );
+    let networks = networks
+        .into_iter()
+        .map(|checked| checked.network)
+        .collect();
+    Config {
+        file: file.to_owned(),
+        node,
+        underlay,
+        workers,
+        runtime,
+        networks,
+        pods,
+        routes,
+    }
+}

@@ -1,0 +1,160 @@
+//! `[[pods]]`.
+
+use std::collections::HashMap;
+use std::net::IpAddr;
+use std::ops::Range;
+
+use ipnet::IpNet;
+use toml::Spanned;
+
+use super::networks::{Checked, PodPrefix, resolve};
+use super::prefix::{PrefixTable, special_use};
+use super::values::{Once, interface, label, mac, required, required_list};
+use crate::model::{PodConfig, UnderlayConfig};
+use crate::raw::Pod;
+use crate::source::Problems;
+
+/// Who has an address: network and address to the line.
+type Owners = HashMap<(usize, IpAddr), usize>;
+
+pub(super) fn pods(
+    raw: &[Spanned<Pod>],
+    networks: &[Checked],
+    underlay: &UnderlayConfig,
+    max_ports: usize,
+    problems: &mut Problems<'_>,
+) -> Vec<PodConfig> {
+    if let Some(first_too_many) = raw.get(max_ports) {
+        let message = format!(
+            "{} pods where workers.max_ports allows {max_ports}; raise max_ports, or remove pods from here on",
+            raw.len()
+        );
+        problems.report(&first_too_many.span(), message);
+    }
+    let mut names = Once::default();
+    let mut interfaces = Once::default();
+    let mut owners = Owners::new();
+    let mut pods = Vec::with_capacity(raw.len());
+    for entry in raw {
+        let at = entry.span();
+        let raw = entry.get_ref();
+        let device = required(
+            raw.interface.as_ref(),
+            &at,
+            "interface = \"veth-web\"",
+            problems,
+        );
+        let mut new_interface = false;
+        if let Some((device, at)) = &device {
+            interface(device, at, problems);
+            new_interface =
+                interfaces.note(*device, &format_args!("interface {device:?}"), at, problems);
+            if *device == underlay.interface {
+                let message = format!(
+                    "{device:?} is the underlay's interface; give the host's end of the pod's veth"
+                );
+                problems.report(at, message);
+            }
+        }
+        let own_name = raw
+            .name
+            .as_ref()
+            .map(|text| (text.get_ref().as_str(), text.span()));
+        if let Some((name, at)) = &own_name {
+            label(name, at, problems);
+        }
+        let name = own_name.clone().or_else(|| device.clone());
+        // Two nameless pods on one interface are one mistake, not two.
+        if let Some((name, at)) = name
+            .as_ref()
+            .filter(|_| own_name.is_some() || new_interface)
+        {
+            names.note(*name, &format_args!("pod {name:?}"), at, problems);
+        }
+        let network = resolve(raw.network.as_ref(), networks, &at, problems);
+        let addresses = addresses(raw, &at, network, &mut owners, problems);
+        pods.push(PodConfig {
+            name: name.map_or("", |(name, _)| name).to_owned(),
+            interface: device.as_ref().map_or("", |(device, _)| device).to_string(),
+            network: network.map_or(0, |(index, _)| index),
+            addresses,
+            mac: mac(raw.mac.as_ref(), problems),
+            line: problems.line(&device.map_or(at, |(_, at)| at)),
+        });
+    }
+    pods
+}
+
+fn addresses(
+    raw: &Pod,
+    at: &Range<usize>,
+    network: Option<(usize, &Checked)>,
+    owners: &mut Owners,
+    problems: &mut Problems<'_>,
+) -> Vec<IpAddr> {
+    let texts = required_list(
+        raw.addresses.as_ref(),
+        at,
+        "addresses = [\"10.244.1.2\"]",
+        problems,
+    );
+    let mut addresses = Vec::with_capacity(texts.len());
+    for (text, at) in texts {
+        let Ok(address) = text.parse::<IpAddr>() else {
+            let message = format!(
+                "{text:?} is not an IP address; write it like 10.244.1.2 or fd00:10:244:1::2"
+            );
+            problems.report(&at, message);
+            continue;
+        };
+        addresses.push(address);
+        if let Some(kind) = special_use(IpNet::from(address)) {
+            problems.report(
+                &at,
+                format!("{address} is {kind}; give a unicast address inside the pod prefixes"),
+            );
+            continue;
+        }
+        let Some((index, checked)) = network else {
+            continue;
+        };
+        let line = problems.line(&at);
+        if let Some(before) = owners.insert((index, address), line) {
+            let message = format!(
+                "{address} is already used in line {before}; give each pod its own address"
+            );
+            problems.report(&at, message);
+        }
+        if let Some(message) = checked
+            .pod_prefixes
+            .as_ref()
+            .and_then(|table| unassignable(address, table))
+        {
+            problems.report(&at, message);
+        }
+    }
+    addresses
+}
+
+/// Why no pod can have `address` given this node's prefixes.
+fn unassignable(address: IpAddr, table: &PrefixTable<PodPrefix>) -> Option<String> {
+    let Some((net, prefix)) = table.covering(IpNet::from(address)) else {
+        return Some(format!(
+            "{address} is outside the network's pod_prefixes; take one inside, or add its prefix"
+        ));
+    };
+    // Prefixes of one or two addresses have neither a network nor a broadcast address (RFC 3021, RFC 6164), but the
+    // first address of all is the node's own even there.
+    let ordinary = net.max_prefix_len() - net.prefix_len() > 1;
+    if address == net.network() && (ordinary || prefix.first) {
+        Some(format!(
+            "{address} is the first address of {net}, which is the node's own; take another"
+        ))
+    } else if address.is_ipv4() && ordinary && address == net.broadcast() {
+        Some(format!(
+            "{address} is the broadcast address of {net}; take another"
+        ))
+    } else {
+        None
+    }
+}

@@ -1,0 +1,207 @@
+//! `[[routes]]`.
+
+use std::collections::HashMap;
+use std::net::{IpAddr, Ipv4Addr};
+use std::ops::Range;
+
+use ipnet::IpNet;
+use toml::Spanned;
+
+use super::networks::{Checked, PodPrefix, resolve};
+use super::prefix;
+use super::values::{Once, mac, node_name, required, required_list, underlay_address};
+use crate::mac::{Mac, derive_vtep_mac};
+use crate::model::RouteConfig;
+use crate::raw::{Route, Text};
+use crate::source::Problems;
+
+/// What earlier routes said.
+#[derive(Default)]
+struct Seen {
+    prefixes: Once<(usize, IpNet)>,
+    /// Network and VTEP to its MAC and the line of that.
+    vteps: HashMap<(usize, Ipv4Addr), (Mac, usize)>,
+}
+
+/// A network with its index.
+type Resolved<'a> = Option<(usize, &'a Checked)>;
+
+pub(super) fn routes(
+    raw: &[Spanned<Route>],
+    networks: &[Checked],
+    own_node: &str,
+    own_address: Option<Ipv4Addr>,
+    problems: &mut Problems<'_>,
+) -> Vec<RouteConfig> {
+    let mut seen = Seen::default();
+    let mut routes = Vec::with_capacity(raw.len());
+    for entry in raw {
+        let at = entry.span();
+        let raw = entry.get_ref();
+        let network = resolve(raw.network.as_ref(), networks, &at, problems);
+        let prefixes = prefixes(raw, &at, network, &mut seen, problems);
+        let vtep_text = required(raw.vtep.as_ref(), &at, "vtep = \"192.0.2.2\"", problems);
+        let vtep = vtep_text
+            .as_ref()
+            .and_then(|(text, at)| vtep(text, at, networks, own_address, problems));
+        let vtep_mac = vtep_mac(raw, &at, network, own_node, problems);
+        if let (Some((index, checked)), Some((mac, at))) = (network, vtep_mac.as_ref()) {
+            let key = vtep.map(|vtep| (index, vtep));
+            consistent(key, *mac, at, checked.network.vtep_mac, &mut seen, problems);
+        }
+        routes.push(RouteConfig {
+            network: network.map_or(0, |(index, _)| index),
+            prefixes,
+            vtep: vtep.unwrap_or(Ipv4Addr::UNSPECIFIED),
+            vtep_mac: vtep_mac.map_or(Mac([0; 6]), |(mac, _)| mac),
+            node: raw.node.as_ref().map(|text| text.get_ref().clone()),
+            line: problems.line(&vtep_text.map_or(at, |(_, at)| at)),
+        });
+    }
+    routes
+}
+
+fn prefixes(
+    raw: &Route,
+    at: &Range<usize>,
+    network: Resolved<'_>,
+    seen: &mut Seen,
+    problems: &mut Problems<'_>,
+) -> Vec<IpNet> {
+    let mut prefixes = Vec::new();
+    for (text, at) in required_list(
+        raw.prefixes.as_ref(),
+        at,
+        "prefixes = [\"10.244.2.0/24\"]",
+        problems,
+    ) {
+        let Some(net) = prefix::parse(text, &at, problems) else {
+            continue;
+        };
+        prefixes.push(net);
+        let Some((index, checked)) = network else {
+            continue;
+        };
+        seen.prefixes.note((index, net), &net, &at, problems);
+        if checked
+            .cluster_prefixes
+            .as_ref()
+            .is_some_and(|cluster| cluster.covering(net).is_none())
+        {
+            let message = format!(
+                "{net} is outside the network's cluster_prefixes; add it there, or correct it"
+            );
+            problems.report(&at, message);
+        }
+        let own = checked
+            .pod_prefixes
+            .as_ref()
+            .and_then(|own| own.overlapping(net));
+        if let Some((own, PodPrefix { line, .. })) = own {
+            let message = format!(
+                "{net} overlaps this node's pod prefix {own} of line {line}; route only what lives on other nodes"
+            );
+            problems.report(&at, message);
+        }
+    }
+    prefixes
+}
+
+fn vtep(
+    text: &str,
+    at: &Range<usize>,
+    networks: &[Checked],
+    own_address: Option<Ipv4Addr>,
+    problems: &mut Problems<'_>,
+) -> Option<Ipv4Addr> {
+    let vtep = underlay_address(text, at, problems)?;
+    if own_address == Some(vtep) {
+        problems.report(
+            at,
+            format!("{vtep} is this node's own underlay address; give the other node's"),
+        );
+    }
+    let address = IpNet::from(IpAddr::V4(vtep));
+    let covering =
+        |checked: &Checked| Some(checked.cluster_prefixes.as_ref()?.covering(address)?.0);
+    if let Some(net) = networks.iter().find_map(covering) {
+        let message = format!(
+            "{vtep} is inside the cluster prefix {net}, so the way to it would lead through the overlay; give the \
+             node's underlay address"
+        );
+        problems.report(at, message);
+    }
+    Some(vtep)
+}
+
+/// The VTEP's MAC with its place: given, or worked out from the node's name.
+fn vtep_mac(
+    raw: &Route,
+    at: &Range<usize>,
+    network: Resolved<'_>,
+    own_node: &str,
+    problems: &mut Problems<'_>,
+) -> Option<(Mac, Range<usize>)> {
+    match (&raw.node, &raw.vtep_mac) {
+        (None, Some(text)) => Some((mac(Some(text), problems)?, text.span())),
+        (Some(text), None) => Some((node_mac(text, network, own_node, problems)?, text.span())),
+        (Some(_), Some(text)) => {
+            let message = "`node` and `vtep_mac` are two ways to say one thing; remove one of them";
+            problems.report(&text.span(), message.into());
+            None
+        }
+        (None, None) => {
+            let message = "the VTEP's MAC is missing here; add node = \"node-b\" for a node that runs Viaduct, else \
+                           vtep_mac = \"02:...\"";
+            problems.report(at, message.into());
+            None
+        }
+    }
+}
+
+fn node_mac(
+    text: &Text,
+    network: Resolved<'_>,
+    own_node: &str,
+    problems: &mut Problems<'_>,
+) -> Option<Mac> {
+    let name = text.get_ref();
+    if !node_name(name, &text.span(), problems) {
+        return None;
+    }
+    if name == own_node {
+        problems.report(
+            &text.span(),
+            format!("{name:?} is this node; give the other node's name"),
+        );
+        return None;
+    }
+    Some(derive_vtep_mac(name, network?.1.network.vni))
+}
+
+/// A VTEP has one MAC in a network, and it is not `own_mac`. `key` is none when the VTEP itself was wrong.
+fn consistent(
+    key: Option<(usize, Ipv4Addr)>,
+    mac: Mac,
+    at: &Range<usize>,
+    own_mac: Mac,
+    seen: &mut Seen,
+    problems: &mut Problems<'_>,
+) {
+    if mac == own_mac {
+        problems.report(
+            at,
+            format!("{mac} is this node's own VTEP MAC; give the other node's"),
+        );
+    }
+    let Some(key) = key else { return };
+    let line = problems.line(at);
+    let (known, known_line) = *seen.vteps.entry(key).or_insert((mac, line));
+    if known != mac {
+        let message = format!(
+            "VTEP {} has MAC {mac} here and {known} in line {known_line}; a VTEP has one in a network: correct one",
+            key.1
+        );
+        problems.report(at, message);
+    }
+}

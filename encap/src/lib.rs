@@ -1,0 +1,21 @@
+//! What the bytes mean: Ethernet, IP, VXLAN, checksums, ECN and flow entropy.
+//!
+//! Pure functions over byte slices. No I/O, no clock, no logging, so that the
+//! data plane, tests, fuzzers and benches all run the same code.
+#![forbid(unsafe_code)]
+
+mod addr;
+pub mod checksum;
+pub mod ecn;
+pub mod ethernet;
+pub mod flow;
+mod ip;
+mod outer;
+mod tunnel;
+pub mod vxlan;
+
+pub use addr::{MacAddr, ParseMacError, Vni};
+pub use checksum::{Finish, finish_partial};
+pub use ip::{Fragment, HopLimitExceeded, IpPacket, ParseError, decrement_hop_limit};
+pub use outer::{Outer, OuterError};
+pub use tunnel::{TooLong, Tunnel, TunnelParams};

@@ -1,0 +1,58 @@
+//! What the forwarding table says about a network, a port and a next hop.
+
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+
+use viaduct_encap::{MacAddr, Tunnel, Vni};
+
+use crate::NetworkId;
+
+/// An overlay network as this node takes part in it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Network {
+    /// The network's number on the wire (RFC 7348 section 5).
+    pub vni: Vni,
+    /// The UDP port that this network's VXLAN packets are received on.
+    pub udp_port: u16,
+    /// This node's VTEP MAC: the inner destination of packets that others send here.
+    pub vtep_mac: MacAddr,
+    /// The address that ICMP errors to IPv4 senders come from; none: they are not sent.
+    pub overlay_v4: Option<Ipv4Addr>,
+    /// The address that `ICMPv6` errors come from; none: they are not sent.
+    pub overlay_v6: Option<Ipv6Addr>,
+    /// The longest IP packet, in bytes, that fits into a tunnel of this network.
+    pub mtu: u16,
+}
+
+/// A pod's attachment.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Port {
+    /// The network that the pod is in.
+    pub network: NetworkId,
+    /// The pod's own MAC: the destination of frames delivered to it.
+    pub mac: MacAddr,
+    /// The MAC of the host's end of the pair, the pod's gateway: the source of frames delivered.
+    pub gateway_mac: MacAddr,
+    /// The longest IP packet, in bytes, that the pod's interface takes.
+    pub mtu: u16,
+    /// The pod's identity number, for policies; 0 where none was given.
+    pub identity: u32,
+}
+
+/// The way to one other node.
+#[derive(Clone, Debug, PartialEq)]
+pub struct NextHop {
+    /// The other node's underlay address. Packets from it are accepted as this tunnel's.
+    pub vtep: IpAddr,
+    /// Whether the outer header can be written yet.
+    pub state: NextHopState,
+}
+
+/// Whether a next hop's outer header is known.
+#[derive(Clone, Debug, PartialEq)]
+pub enum NextHopState {
+    /// The whole outer header, prebuilt.
+    Resolved(Tunnel),
+    /// The kernel has no route to the VTEP or no MAC for the way there: packets are dropped with
+    /// that reason until it has.
+    Unresolved,
+}
