@@ -1,0 +1,479 @@
+//! The XDP programs: loading, maps, attaching and pinning.
+#![allow(unsafe_code)]
+
+use std::fs;
+use std::io;
+use std::net::{IpAddr, Ipv4Addr};
+use std::os::fd::{AsFd, AsRawFd, RawFd};
+use std::path::{Path, PathBuf};
+use std::ptr::{self, NonNull};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::thread;
+use std::time::Duration;
+
+use aya::maps::lpm_trie::Key;
+use aya::maps::{HashMap, LpmTrie, Map, MapData, PerCpuArray, XskMap};
+use aya::programs::links::{FdLink, PinnedLink};
+use aya::programs::{Xdp, XdpMode as AyaMode};
+use aya::{Ebpf, EbpfLoader, Pod};
+use viaduct_encap::Vni;
+
+use crate::error::RouterError;
+use crate::forward::Tick;
+
+/// XDP mode of a device.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum XdpMode {
+    /// In the driver.
+    Native,
+    /// After the kernel has made an skb.
+    Generic,
+}
+
+const BEAT_BYTES: usize = 64;
+pub(crate) const MAX_WORKERS: usize = 64;
+
+#[repr(C)]
+#[derive(Clone, Copy)]
+struct Device {
+    base: u32,
+    queues: u32,
+    workers: u32,
+    vni: u32,
+}
+
+#[repr(C)]
+#[derive(Clone, Copy)]
+struct Vtep {
+    address: [u8; 4],
+    port: [u8; 2],
+    zero: [u8; 2],
+}
+
+#[repr(C)]
+#[derive(Clone, Copy)]
+struct PodKey {
+    vni: u32,
+    address: [u8; 16],
+}
+
+#[repr(C)]
+#[derive(Clone, Copy)]
+struct PrefixKey {
+    vni: [u8; 4],
+    address: [u8; 16],
+}
+
+// SAFETY: all four are plain data without padding (16, 8, 20 and 20 bytes).
+unsafe impl Pod for Device {}
+// SAFETY: as above.
+unsafe impl Pod for Vtep {}
+// SAFETY: as above.
+unsafe impl Pod for PodKey {}
+// SAFETY: as above.
+unsafe impl Pod for PrefixKey {}
+
+/// IPv4 addresses are mapped into IPv6 for the maps.
+fn mapped(address: IpAddr) -> [u8; 16] {
+    match address {
+        IpAddr::V4(a) => a.to_ipv6_mapped().octets(),
+        IpAddr::V6(a) => a.octets(),
+    }
+}
+
+/// The heartbeat map, mapped into memory.
+#[derive(Debug)]
+struct Heartbeat {
+    map: NonNull<libc::c_void>,
+}
+
+// SAFETY: the mapping is only read and written as atomics.
+unsafe impl Send for Heartbeat {}
+// SAFETY: as above.
+unsafe impl Sync for Heartbeat {}
+
+impl Drop for Heartbeat {
+    fn drop(&mut self) {
+        // SAFETY: the mapping is ours; every Beat holds an Arc of it.
+        unsafe { libc::munmap(self.map.as_ptr(), BEAT_BYTES * MAX_WORKERS) };
+    }
+}
+
+/// One worker's place in the heartbeat map.
+#[derive(Debug, Clone)]
+pub(crate) struct Beat {
+    map: Arc<Heartbeat>,
+    offset: usize,
+}
+
+impl Beat {
+    /// Tells XDP that the worker lives.
+    #[inline]
+    pub(crate) fn at(&self, tick: Tick) {
+        // SAFETY: the offset is that of an aligned u64 inside the mapping.
+        let beat = unsafe {
+            self.map
+                .map
+                .byte_add(self.offset)
+                .cast::<AtomicU64>()
+                .as_ref()
+        };
+        beat.store(tick.0, Ordering::Relaxed);
+    }
+}
+
+/// How packets fared at the pinholes, all CPUs and devices together.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Outcomes {
+    /// Given to a worker's socket.
+    pub redirected: u64,
+    /// Left to the kernel: not ours.
+    pub passed: u64,
+    /// Left to the kernel: the worker's heartbeat had stopped.
+    pub stale: u64,
+}
+
+/// The loaded programs, their maps, and their links.
+pub(crate) struct Pinholes {
+    ebpf: Ebpf,
+    heartbeat: Arc<Heartbeat>,
+    pins: PathBuf,
+    links: std::collections::HashMap<u32, PinnedLink>,
+}
+
+fn failed(doing: impl Into<String>) -> impl FnOnce(String) -> RouterError {
+    let doing = doing.into();
+    move |cause| RouterError::new(doing, cause)
+}
+
+fn chain(e: &dyn std::error::Error) -> String {
+    let mut text = e.to_string();
+    let mut source = e.source();
+    while let Some(cause) = source {
+        text = format!("{text}: {cause}");
+        source = cause.source();
+    }
+    text
+}
+
+impl Pinholes {
+    /// Loads the programs. `slots` is the size of the socket map; `pins` a
+    /// folder in a BPF filesystem, made if missing.
+    pub(crate) fn load(
+        pins: &Path,
+        slots: u32,
+        heartbeat_timeout: Duration,
+    ) -> Result<Self, RouterError> {
+        fs::create_dir_all(pins).map_err(|e| {
+            RouterError::new(
+                format!("cannot make {}", pins.display()),
+                format!("{e}; is a BPF filesystem mounted there? (mount -t bpf bpf /sys/fs/bpf)"),
+            )
+        })?;
+        let timeout = u64::try_from(heartbeat_timeout.as_nanos()).unwrap_or(u64::MAX);
+        let ebpf = EbpfLoader::new()
+            .override_global("heartbeat_timeout_ns", &timeout, true)
+            .map_max_entries("xsks", slots)
+            .load(aya::include_bytes_aligned!(concat!(
+                env!("OUT_DIR"),
+                "/pinhole.bpf.o"
+            )))
+            .map_err(|e| failed("cannot load the XDP programs")(chain(&e)))?;
+        let Some(Map::Array(data)) = ebpf.map("heartbeat") else {
+            return Err(RouterError::new(
+                "cannot load the XDP programs",
+                "no heartbeat map",
+            ));
+        };
+        let heartbeat = Arc::new(map_heartbeat(data)?);
+        let mut pinholes = Self {
+            ebpf,
+            heartbeat,
+            pins: pins.to_owned(),
+            links: Default::default(),
+        };
+        for name in ["viaduct_underlay", "viaduct_pod"] {
+            pinholes
+                .program(name)?
+                .load()
+                .map_err(|e| failed(format!("cannot load {name}"))(chain(&e)))?;
+        }
+        Ok(pinholes)
+    }
+
+    fn program(&mut self, name: &str) -> Result<&mut Xdp, RouterError> {
+        let program = self.ebpf.program_mut(name);
+        program.and_then(|p| p.try_into().ok()).ok_or_else(|| {
+            RouterError::new(
+                format!("cannot find the XDP program {name}"),
+                "the object lacks it",
+            )
+        })
+    }
+
+    fn map<'a, M>(&'a mut self, name: &str) -> Result<M, RouterError>
+    where
+        M: TryFrom<&'a mut Map>,
+    {
+        let map = self.ebpf.map_mut(name).and_then(|m| M::try_from(m).ok());
+        map.ok_or_else(|| {
+            RouterError::new(
+                format!("cannot use the BPF map {name}"),
+                "it is missing or of another type",
+            )
+        })
+    }
+
+    pub(crate) fn beat(&self, worker: usize) -> Beat {
+        Beat {
+            map: Arc::clone(&self.heartbeat),
+            offset: worker.min(MAX_WORKERS - 1) * BEAT_BYTES,
+        }
+    }
+
+    pub(crate) fn set_socket(&mut self, slot: u32, fd: RawFd) -> Result<(), RouterError> {
+        self.map::<XskMap<_>>("xsks")?
+            .set(slot, fd, 0)
+            .map_err(|e| {
+                failed(format!(
+                    "cannot put a socket into slot {slot} of the socket map"
+                ))(chain(&e))
+            })
+    }
+
+    /// Tells the programs about a device, before it is attached.
+    pub(crate) fn set_device(
+        &mut self,
+        ifindex: u32,
+        base: u32,
+        queues: u32,
+        workers: u32,
+        vni: u32,
+    ) -> Result<(), RouterError> {
+        self.map::<HashMap<_, u32, Device>>("devices")?
+            .insert(
+                ifindex,
+                Device {
+                    base,
+                    queues,
+                    workers,
+                    vni,
+                },
+                0,
+            )
+            .map_err(|e| failed(format!("cannot register interface {ifindex}"))(chain(&e)))
+    }
+
+    pub(crate) fn remove_device(&mut self, ifindex: u32) {
+        if let Ok(mut devices) = self.map::<HashMap<_, u32, Device>>("devices") {
+            let _ = devices.remove(&ifindex);
+        }
+    }
+
+    pub(crate) fn add_vtep(&mut self, address: Ipv4Addr, port: u16) -> Result<(), RouterError> {
+        let key = Vtep {
+            address: address.octets(),
+            port: port.to_be_bytes(),
+            zero: [0; 2],
+        };
+        self.map::<HashMap<_, Vtep, u32>>("vteps")?
+            .insert(key, 1, 0)
+            .map_err(|e| failed(format!("cannot open the pinhole for {address}:{port}"))(chain(&e)))
+    }
+
+    pub(crate) fn add_pod(&mut self, vni: Vni, address: IpAddr) -> Result<(), RouterError> {
+        let key = PodKey {
+            vni: vni.get(),
+            address: mapped(address),
+        };
+        self.map::<HashMap<_, PodKey, u32>>("pods")?
+            .insert(key, 1, 0)
+            .map_err(|e| failed(format!("cannot open the pinhole for pod {address}"))(chain(&e)))
+    }
+
+    pub(crate) fn remove_pod(&mut self, vni: Vni, address: IpAddr) -> Result<(), RouterError> {
+        let key = PodKey {
+            vni: vni.get(),
+            address: mapped(address),
+        };
+        self.map::<HashMap<_, PodKey, u32>>("pods")?
+            .remove(&key)
+            .map_err(|e| failed(format!("cannot close the pinhole for pod {address}"))(chain(&e)))
+    }
+
+    /// `length` counts the bits of `address` in its own family.
+    pub(crate) fn add_prefix(
+        &mut self,
+        vni: Vni,
+        address: IpAddr,
+        length: u8,
+        to_workers: bool,
+    ) -> Result<(), RouterError> {
+        let bits = 32 + u32::from(length) + if address.is_ipv4() { 96 } else { 0 };
+        let key = Key::new(
+            bits,
+            PrefixKey {
+                vni: vni.get().to_be_bytes(),
+                address: mapped(address),
+            },
+        );
+        self.map::<LpmTrie<_, PrefixKey, u32>>("cluster")?
+            .insert(&key, u32::from(to_workers), 0)
+            .map_err(|e| {
+                failed(format!("cannot open the pinhole for {address}/{length}"))(chain(&e))
+            })
+    }
+
+    pub(crate) fn outcomes(&self) -> Outcomes {
+        let read = |index| {
+            let map = PerCpuArray::<&MapData, u64>::try_from(self.ebpf.map("outcomes")?).ok()?;
+            Some(map.get(&index, 0).ok()?.iter().sum())
+        };
+        let n = |index| read(index).unwrap_or(0);
+        Outcomes {
+            redirected: n(0),
+            passed: n(1),
+            stale: n(2),
+        }
+    }
+
+    /// Attaches to a device and pins the link. A link that has just been
+    /// detached holds its device for a moment: busy devices are tried again for
+    /// a second.
+    pub(crate) fn attach(
+        &mut self,
+        program: &str,
+        name: &str,
+        ifindex: u32,
+        wanted: Option<XdpMode>,
+    ) -> Result<XdpMode, RouterError> {
+        let doing = format!("cannot attach XDP to {name}");
+        let modes: &[XdpMode] = match wanted {
+            None => &[XdpMode::Native, XdpMode::Generic],
+            Some(XdpMode::Native) => &[XdpMode::Native],
+            Some(XdpMode::Generic) => &[XdpMode::Generic],
+        };
+        let mut cause = String::new();
+        for &mode in modes {
+            for _ in 0..20 {
+                match self.try_attach(program, name, ifindex, mode) {
+                    Ok(link) => {
+                        self.links.insert(ifindex, link);
+                        return Ok(mode);
+                    }
+                    Err(AttachError::Busy) => {
+                        cause = "another XDP program is attached; detach it (ip link set dev ... xdp off) and start again".into();
+                        thread::sleep(Duration::from_millis(50));
+                    }
+                    Err(AttachError::Other(text)) => {
+                        cause = text;
+                        break;
+                    }
+                }
+            }
+        }
+        Err(RouterError::new(doing, cause))
+    }
+
+    fn try_attach(
+        &mut self,
+        program: &str,
+        name: &str,
+        ifindex: u32,
+        mode: XdpMode,
+    ) -> Result<PinnedLink, AttachError> {
+        let flags = match mode {
+            XdpMode::Native => AyaMode::Driver,
+            XdpMode::Generic => AyaMode::Skb,
+        };
+        let other = |e: &dyn std::error::Error| AttachError::Other(chain(e));
+        let pin = self.pins.join(format!("link-{}", name.replace('.', "_")));
+        let program = self.program(program).map_err(|e| other(&e))?;
+        let id = program.attach_to_if_index(ifindex, flags).map_err(|e| {
+            let text = chain(&e);
+            let busy = ["os error 16", "os error 17"]
+                .iter()
+                .any(|n| text.contains(n));
+            if busy {
+                AttachError::Busy
+            } else {
+                AttachError::Other(text)
+            }
+        })?;
+        // Only a BPF link detaches by itself and can be pinned.
+        let link = program.take_link(id).map_err(|e| other(&e))?;
+        let link = FdLink::try_from(link).map_err(|e| other(&e))?;
+        link.pin(pin).map_err(|e| other(&e))
+    }
+
+    /// Detaches from a device; no error when it is gone.
+    pub(crate) fn detach(&mut self, ifindex: u32) {
+        if let Some(link) = self.links.remove(&ifindex) {
+            // Dropping the unpinned link detaches it.
+            let _ = link.unpin();
+        }
+    }
+
+    pub(crate) fn detach_all(&mut self) {
+        let attached: Vec<u32> = self.links.keys().copied().collect();
+        attached
+            .into_iter()
+            .for_each(|ifindex| self.detach(ifindex));
+    }
+}
+
+impl Drop for Pinholes {
+    fn drop(&mut self) {
+        self.detach_all();
+        // Fails when something of somebody else's is in it; then it stays.
+        let _ = fs::remove_dir(&self.pins);
+    }
+}
+
+enum AttachError {
+    Busy,
+    Other(String),
+}
+
+fn map_heartbeat(data: &MapData) -> Result<Heartbeat, RouterError> {
+    // SAFETY: mmap(2) of a BPF_F_MMAPABLE array; the result is checked.
+    let map = unsafe {
+        libc::mmap(
+            ptr::null_mut(),
+            BEAT_BYTES * MAX_WORKERS,
+            libc::PROT_READ | libc::PROT_WRITE,
+            libc::MAP_SHARED,
+            data.fd().as_fd().as_raw_fd(),
+            0,
+        )
+    };
+    let map = NonNull::new(map).filter(|_| map != libc::MAP_FAILED);
+    map.map(|map| Heartbeat { map }).ok_or_else(|| {
+        RouterError::new(
+            "cannot map the heartbeat",
+            io::Error::last_os_error().to_string(),
+        )
+    })
+}
+
+/// Removes the pins that a dead router left in `pins`: its XDP links detach.
+///
+/// # Errors
+/// When a pin cannot be removed.
+pub fn remove_pins(pins: &Path) -> io::Result<usize> {
+    let entries = match fs::read_dir(pins) {
+        Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(0),
+        entries => entries?,
+    };
+    let mut removed = 0;
+    for entry in entries {
+        let entry = entry?;
+        if entry.file_name().to_string_lossy().starts_with("link-") {
+            fs::remove_file(entry.path())?;
+            removed += 1;
+        }
+    }
+    fs::remove_dir(pins)?;
+    Ok(removed)
+}

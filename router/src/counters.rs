@@ -1,0 +1,126 @@
+//! Counters: written by one worker each, read by anyone.
+
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use crate::reason::DropReason;
+
+/// A counter with one writer; readers may be a moment late.
+#[derive(Debug, Default)]
+pub(crate) struct Counter(AtomicU64);
+
+impl Counter {
+    /// Adds without a locked instruction: only the owning worker writes.
+    #[inline]
+    pub(crate) fn add(&self, n: u64) {
+        self.0.store(
+            self.0.load(Ordering::Relaxed).wrapping_add(n),
+            Ordering::Relaxed,
+        );
+    }
+
+    #[inline]
+    pub(crate) fn set(&self, n: u64) {
+        self.0.store(n, Ordering::Relaxed);
+    }
+
+    fn get(&self) -> u64 {
+        self.0.load(Ordering::Relaxed)
+    }
+}
+
+/// One port at one worker. Drops belong to the port that the packet came from.
+#[derive(Debug)]
+#[repr(align(64))]
+pub(crate) struct PortCounters {
+    pub(crate) rx_packets: Counter,
+    pub(crate) rx_bytes: Counter,
+    pub(crate) tx_packets: Counter,
+    pub(crate) tx_bytes: Counter,
+    pub(crate) drops: [Counter; DropReason::COUNT],
+}
+
+/// One worker.
+#[derive(Debug)]
+pub(crate) struct WorkerCounters {
+    pub(crate) ports: Vec<PortCounters>,
+    pub(crate) turns: Counter,
+    pub(crate) waits: Counter,
+    pub(crate) free_frames: Counter,
+    pub(crate) checksums_finished: Counter,
+}
+
+impl WorkerCounters {
+    pub(crate) fn new(ports: usize) -> Self {
+        let port = || PortCounters {
+            rx_packets: Counter::default(),
+            rx_bytes: Counter::default(),
+            tx_packets: Counter::default(),
+            tx_bytes: Counter::default(),
+            drops: std::array::from_fn(|_| Counter::default()),
+        };
+        Self {
+            ports: (0..ports).map(|_| port()).collect(),
+            turns: Counter::default(),
+            waits: Counter::default(),
+            free_frames: Counter::default(),
+            checksums_finished: Counter::default(),
+        }
+    }
+}
+
+/// What a port has carried, all workers together.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct PortTotals {
+    /// Packets received from the port.
+    pub rx_packets: u64,
+    /// Bytes received from the port.
+    pub rx_bytes: u64,
+    /// Packets given to the port's transmit ring.
+    pub tx_packets: u64,
+    /// Bytes given to the port's transmit ring.
+    pub tx_bytes: u64,
+    /// Packets from the port that were dropped, by reason.
+    pub drops: Vec<(DropReason, u64)>,
+}
+
+/// What a worker has done.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct WorkerTotals {
+    /// Turns over all its queues.
+    pub turns: u64,
+    /// Times that it slept for want of work.
+    pub waits: u64,
+    /// Frames that are in no ring.
+    pub free_frames: u64,
+    /// Transport checksums finished.
+    pub checksums_finished: u64,
+}
+
+pub(crate) fn port_totals<'a>(
+    workers: impl Iterator<Item = &'a WorkerCounters>,
+    port: usize,
+) -> PortTotals {
+    let mut totals = PortTotals::default();
+    let mut drops = [0u64; DropReason::COUNT];
+    for counters in workers.filter_map(|w| w.ports.get(port)) {
+        totals.rx_packets += counters.rx_packets.get();
+        totals.rx_bytes += counters.rx_bytes.get();
+        totals.tx_packets += counters.tx_packets.get();
+        totals.tx_bytes += counters.tx_bytes.get();
+        for (sum, counter) in drops.iter_mut().zip(&counters.drops) {
+            *sum += counter.get();
+        }
+    }
+    let counted = DropReason::ALL.iter().copied().zip(drops);
+    totals.drops = counted.filter(|&(_, n)| n > 0).collect();
+    totals
+}
+
+pub(crate) fn worker_totals(w: &WorkerCounters) -> WorkerTotals {
+    WorkerTotals {
+        turns: w.turns.get(),
+        waits: w.waits.get(),
+        free_frames: w.free_frames.get(),
+        checksums_finished: w.checksums_finished.get(),
+    }
+}

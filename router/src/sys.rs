@@ -1,0 +1,134 @@
+//! Small system calls: clock, queue counts, sleeping on descriptors.
+#![allow(unsafe_code)]
+
+use std::io;
+use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
+
+use crate::forward::Tick;
+
+fn check(result: libc::c_int) -> io::Result<libc::c_int> {
+    if result < 0 {
+        Err(io::Error::last_os_error())
+    } else {
+        Ok(result)
+    }
+}
+
+/// `CLOCK_MONOTONIC`, the clock of `bpf_ktime_get_ns`.
+pub(crate) fn now() -> Tick {
+    let mut t = libc::timespec {
+        tv_sec: 0,
+        tv_nsec: 0,
+    };
+    // SAFETY: clock_gettime(2) writes one timespec to a valid pointer.
+    unsafe { libc::clock_gettime(libc::CLOCK_MONOTONIC, &raw mut t) };
+    Tick(
+        t.tv_sec
+            .cast_unsigned()
+            .wrapping_mul(1_000_000_000)
+            .wrapping_add(t.tv_nsec.cast_unsigned()),
+    )
+}
+
+/// Receive queues that the device has now (ethtool(8) `-l`).
+pub(crate) fn rx_queues(interface: &str) -> io::Result<u32> {
+    const ETHTOOL_GCHANNELS: u32 = 0x3c;
+    /// `struct ethtool_channels` of `include/uapi/linux/ethtool.h`.
+    #[repr(C)]
+    #[derive(Default)]
+    struct Channels {
+        cmd: u32,
+        max: [u32; 4],
+        rx: u32,
+        tx: u32,
+        other: u32,
+        combined: u32,
+    }
+    // SAFETY: socket(2) takes no pointers.
+    let fd =
+        check(unsafe { libc::socket(libc::AF_INET, libc::SOCK_DGRAM | libc::SOCK_CLOEXEC, 0) })?;
+    // SAFETY: the descriptor was just made and has no other owner.
+    let fd = unsafe { OwnedFd::from_raw_fd(fd) };
+    let mut channels = Channels {
+        cmd: ETHTOOL_GCHANNELS,
+        ..Channels::default()
+    };
+    // SAFETY: ifreq is plain data, for which all zeros is a value.
+    let mut request: libc::ifreq = unsafe { std::mem::zeroed() };
+    for (to, from) in request
+        .ifr_name
+        .iter_mut()
+        .zip(interface.bytes().take(libc::IFNAMSIZ - 1))
+    {
+        *to = from.cast_signed();
+    }
+    request.ifr_ifru.ifru_data = (&raw mut channels).cast();
+    // SAFETY: SIOCETHTOOL reads the ifreq and writes one ethtool_channels
+    // where it points; both outlive the call.
+    let result = check(unsafe { libc::ioctl(fd.as_raw_fd(), libc::SIOCETHTOOL, &raw mut request) });
+    match result {
+        Ok(_) => Ok((channels.rx + channels.combined).max(1)),
+        // A device without channels has one queue.
+        Err(e) if e.raw_os_error() == Some(libc::EOPNOTSUPP) => Ok(1),
+        Err(e) => Err(e),
+    }
+}
+
+/// Sleeps until a socket has packets or somebody calls [`wake`](Self::wake).
+#[derive(Debug)]
+pub(crate) struct Sleeper {
+    epoll: OwnedFd,
+    event: OwnedFd,
+}
+
+impl Sleeper {
+    pub(crate) fn new() -> io::Result<Self> {
+        // SAFETY: neither call takes pointers; both descriptors are new.
+        let (epoll, event) = unsafe {
+            let epoll = OwnedFd::from_raw_fd(check(libc::epoll_create1(libc::EPOLL_CLOEXEC))?);
+            let event = OwnedFd::from_raw_fd(check(libc::eventfd(
+                0,
+                libc::EFD_CLOEXEC | libc::EFD_NONBLOCK,
+            ))?);
+            (epoll, event)
+        };
+        let sleeper = Self { epoll, event };
+        sleeper.watch(sleeper.event.as_raw_fd())?;
+        Ok(sleeper)
+    }
+
+    /// Also wakes for this descriptor, until it is closed.
+    pub(crate) fn watch(&self, fd: RawFd) -> io::Result<()> {
+        let mut event = libc::epoll_event {
+            events: libc::EPOLLIN.cast_unsigned(),
+            u64: u64::try_from(fd).unwrap_or(0),
+        };
+        // SAFETY: epoll_ctl(2) reads one epoll_event.
+        check(unsafe {
+            libc::epoll_ctl(
+                self.epoll.as_raw_fd(),
+                libc::EPOLL_CTL_ADD,
+                fd,
+                &raw mut event,
+            )
+        })?;
+        Ok(())
+    }
+
+    pub(crate) fn wake(&self) {
+        let one = 1u64;
+        // SAFETY: eventfd(2) reads 8 bytes. A full counter is as good as a wake.
+        unsafe { libc::write(self.event.as_raw_fd(), (&raw const one).cast(), 8) };
+    }
+
+    pub(crate) fn wait(&self, timeout_ms: i32) {
+        let mut events = [libc::epoll_event { events: 0, u64: 0 }; 8];
+        let mut count = 0u64;
+        // SAFETY: epoll_wait(2) writes at most 8 events; read(2) at most 8
+        // bytes. Errors (EINTR, EAGAIN) mean that there is nothing to do.
+        unsafe {
+            libc::epoll_wait(self.epoll.as_raw_fd(), events.as_mut_ptr(), 8, timeout_ms);
+            libc::read(self.event.as_raw_fd(), (&raw mut count).cast(), 8);
+        }
+    }
+}

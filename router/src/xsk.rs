@@ -1,0 +1,506 @@
+//! AF_XDP: the UMEM and its sockets by xsk-rs, the four rings of a socket by
+//! code of our own over a second mapping (xsk-rs transmits only from where the
+//! kernel put a packet; a router has to move its start).
+//!
+//! Sources: Documentation/networking/af_xdp.rst, include/uapi/linux/if_xdp.h.
+#![allow(unsafe_code)]
+
+use std::ffi::CString;
+use std::io;
+use std::num::NonZeroU32;
+use std::os::fd::{AsRawFd, RawFd};
+use std::ptr::{self, NonNull};
+use std::sync::atomic::{AtomicU32, Ordering};
+
+pub(crate) use xsk_rs::Umem;
+use xsk_rs::config::{
+    BindFlags, FrameSize, Interface, LibxdpFlags, QueueSize, SocketConfig, UmemConfig,
+};
+use xsk_rs::{CompQueue, FillQueue, RxQueue, Socket, TxQueue};
+
+use crate::frame::Frame;
+
+/// Bytes kept free in front of every received packet, beside the kernel's own
+/// 256 of XDP headroom.
+pub(crate) const HEADROOM: u32 = 128;
+/// Packets a kernel transmit call may take (Linux 6.18; 32 before).
+const XDP_MAX_TX_SKB_BUDGET: libc::c_int = 9;
+
+/// The right to use one frame of an [`Area`]. Not `Copy`: it is moved into a
+/// ring or back into the pool.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) struct FrameId(u32);
+
+impl FrameId {
+    pub(crate) const fn index(&self) -> usize {
+        self.0 as usize
+    }
+}
+
+/// A received packet: its frame, and where in the area it lies.
+#[derive(Debug)]
+pub(crate) struct Packet {
+    pub(crate) frame: FrameId,
+    /// Offset from the area's start, bytes.
+    pub(crate) address: u64,
+    /// Bytes.
+    pub(crate) len: u32,
+}
+
+impl Packet {
+    /// The packet's start went from `before` to `start` within its frame.
+    #[inline]
+    pub(crate) fn moved(&mut self, before: usize, start: usize, len: usize) {
+        self.address = self
+            .address
+            .wrapping_sub(before as u64)
+            .wrapping_add(start as u64);
+        self.len = u32::try_from(len).unwrap_or(0);
+    }
+}
+
+/// A worker's packet memory.
+#[derive(Debug)]
+pub(crate) struct Area {
+    umem: Umem,
+    base: NonNull<u8>,
+    frames: u32,
+    frame_size: u32,
+}
+
+// SAFETY: `base` points into the mapping that `umem` keeps alive; an Area is
+// used by one worker at a time, and the pointer has no thread of its own.
+unsafe impl Send for Area {}
+
+impl Area {
+    /// Maps `frames` frames of `frame_size` bytes (a power of two) and registers
+    /// them. Every socket's fill and completion ring gets `ring` entries.
+    pub(crate) fn new(frames: u32, frame_size: u32, ring: u32) -> io::Result<(Self, Vec<FrameId>)> {
+        let size = |n: u32| QueueSize::new(n).map_err(io::Error::other);
+        let config = UmemConfig::builder()
+            .frame_size(FrameSize::new(frame_size).map_err(io::Error::other)?)
+            .frame_headroom(HEADROOM)
+            .fill_queue_size(size(ring)?)
+            .comp_queue_size(size(ring)?)
+            .build()
+            .map_err(io::Error::other)?;
+        let count = NonZeroU32::new(frames).ok_or(io::ErrorKind::InvalidInput)?;
+        let (umem, mut descs) = Umem::new(config, count, false).map_err(source_error)?;
+        let first = descs.first_mut().ok_or(io::ErrorKind::InvalidInput)?;
+        let address = first.addr();
+        // SAFETY: the descriptor is this UMEM's, and no ring has it yet.
+        let data = unsafe { umem.data_mut(first) }
+            .contents()
+            .as_ptr()
+            .cast_mut();
+        // SAFETY: the frame's data lies `address` bytes behind the start of the
+        // mapping, so the result is the mapping's first byte.
+        let base = NonNull::new(unsafe { data.sub(address) }).ok_or(io::ErrorKind::InvalidData)?;
+        let area = Self {
+            umem,
+            base,
+            frames,
+            frame_size,
+        };
+        Ok((area, (0..frames).map(FrameId).collect()))
+    }
+
+    /// A handle for binding sockets to this memory.
+    pub(crate) fn umem(&self) -> Umem {
+        self.umem.clone()
+    }
+
+    /// The packet in its frame; `None` when it is not inside one, which the
+    /// kernel never says.
+    #[inline]
+    pub(crate) fn frame<'a>(&'a self, packet: &'a mut Packet) -> Option<Frame<'a>> {
+        let start = u64::from(packet.frame.0).checked_mul(u64::from(self.frame_size))?;
+        let offset = packet.address.checked_sub(start)?;
+        // SAFETY: the frame's number is below `frames` (FrameIds are made in
+        // `new` and in `packet`, which checks), so the chunk lies inside the
+        // mapping; the exclusive borrow of its only FrameId keeps every other
+        // reference, and the rings, away from it.
+        let chunk = unsafe {
+            let at = self.base.as_ptr().add(usize::try_from(start).ok()?);
+            std::slice::from_raw_parts_mut(at, self.frame_size as usize)
+        };
+        Frame::new(chunk, usize::try_from(offset).ok()?, packet.len as usize)
+    }
+
+    /// The frame of this index, after the socket that had it is closed.
+    pub(crate) fn reclaimed(&self, index: usize) -> FrameId {
+        FrameId(
+            u32::try_from(index)
+                .unwrap_or(0)
+                .min(self.frames.saturating_sub(1)),
+        )
+    }
+
+    /// Takes ownership back from a ring's address.
+    #[inline]
+    fn owned(&self, address: u64) -> Option<FrameId> {
+        let index = u32::try_from(address.checked_div(u64::from(self.frame_size))?).ok()?;
+        (index < self.frames).then_some(FrameId(index))
+    }
+}
+
+fn source_error(e: impl std::error::Error) -> io::Error {
+    // The cause keeps its number, for those who look at it.
+    match e
+        .source()
+        .and_then(|s| s.downcast_ref::<io::Error>())
+        .and_then(io::Error::raw_os_error)
+    {
+        Some(number) => io::Error::from_raw_os_error(number),
+        None => io::Error::other(e.to_string()),
+    }
+}
+
+/// One ring, mapped a second time. `T` is what it holds.
+#[derive(Debug)]
+struct Ring<T> {
+    map: NonNull<libc::c_void>,
+    map_len: usize,
+    producer: NonNull<AtomicU32>,
+    consumer: NonNull<AtomicU32>,
+    entries: NonNull<T>,
+    size: u32,
+    /// Our own index: how far we have produced or consumed.
+    mine: u32,
+    /// The kernel's, as last seen.
+    theirs: u32,
+}
+
+// SAFETY: the pointers lead into a mapping that the ring owns; all access is
+// through `&mut self`, and the kernel's side is synchronised by atomics.
+unsafe impl<T: Send> Send for Ring<T> {}
+
+impl<T: Copy> Ring<T> {
+    fn map(
+        fd: RawFd,
+        page_offset: libc::off_t,
+        at: &libc::xdp_ring_offset,
+        size: u32,
+    ) -> io::Result<Self> {
+        let offset = |o: u64| usize::try_from(o).map_err(io::Error::other);
+        let map_len = offset(at.desc)? + size as usize * size_of::<T>();
+        // SAFETY: mmap(2) of a socket's ring at the offsets that the kernel
+        // gave (XDP_MMAP_OFFSETS); the result is checked.
+        let map = unsafe {
+            libc::mmap(
+                ptr::null_mut(),
+                map_len,
+                libc::PROT_READ | libc::PROT_WRITE,
+                libc::MAP_SHARED | libc::MAP_POPULATE,
+                fd,
+                page_offset,
+            )
+        };
+        if map == libc::MAP_FAILED {
+            return Err(io::Error::last_os_error());
+        }
+        let map = NonNull::new(map).ok_or(io::ErrorKind::InvalidData)?;
+        // SAFETY: the kernel's offsets lie inside the mapping.
+        let (producer, consumer, entries) = unsafe {
+            (
+                map.byte_add(offset(at.producer)?),
+                map.byte_add(offset(at.consumer)?),
+                map.byte_add(offset(at.desc)?),
+            )
+        };
+        Ok(Self {
+            map,
+            map_len,
+            producer: producer.cast(),
+            consumer: consumer.cast(),
+            entries: entries.cast(),
+            size,
+            mine: 0,
+            theirs: 0,
+        })
+    }
+
+    fn slot(&self, index: u32) -> *mut T {
+        // SAFETY: sizes are powers of two, so the masked index is below `size`.
+        unsafe {
+            self.entries
+                .as_ptr()
+                .add((index & self.size.wrapping_sub(1)) as usize)
+        }
+    }
+
+    fn producer(&self) -> &AtomicU32 {
+        // SAFETY: aligned, inside the mapping, shared with the kernel as an atomic.
+        unsafe { self.producer.as_ref() }
+    }
+
+    fn consumer(&self) -> &AtomicU32 {
+        // SAFETY: as above.
+        unsafe { self.consumer.as_ref() }
+    }
+
+    /// Entries that we have produced and the kernel has not consumed.
+    fn queued(&mut self) -> u32 {
+        self.theirs = self.consumer().load(Ordering::Acquire);
+        self.mine.wrapping_sub(self.theirs)
+    }
+
+    /// Room for at least one more; looks at the kernel's index only when the
+    /// last seen one says full.
+    #[inline]
+    fn has_room(&mut self) -> bool {
+        self.mine.wrapping_sub(self.theirs) < self.size || self.queued() < self.size
+    }
+
+    /// Writes an entry that [`publish`](Self::publish) will show. Call only
+    /// when there is room.
+    #[inline]
+    fn put(&mut self, entry: T) {
+        // SAFETY: the slot is ours until its index is published.
+        unsafe { self.slot(self.mine).write(entry) };
+        self.mine = self.mine.wrapping_add(1);
+    }
+
+    #[inline]
+    fn publish(&mut self) {
+        self.producer().store(self.mine, Ordering::Release);
+    }
+
+    /// The next entry that the kernel has produced.
+    #[inline]
+    fn take(&mut self) -> Option<T> {
+        if self.mine == self.theirs {
+            self.theirs = self.producer().load(Ordering::Acquire);
+            if self.mine == self.theirs {
+                return None;
+            }
+        }
+        // SAFETY: the kernel's index is ahead of ours, so the slot is written
+        // and stays so until we release it.
+        let entry = unsafe { self.slot(self.mine).read() };
+        self.mine = self.mine.wrapping_add(1);
+        Some(entry)
+    }
+
+    #[inline]
+    fn release(&mut self) {
+        self.consumer().store(self.mine, Ordering::Release);
+    }
+}
+
+impl<T> Drop for Ring<T> {
+    fn drop(&mut self) {
+        // SAFETY: the mapping is ours and nothing refers to it any more.
+        unsafe { libc::munmap(self.map.as_ptr(), self.map_len) };
+    }
+}
+
+/// What the kernel granted, read back.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Granted {
+    /// Zero-copy; copy mode otherwise.
+    pub zero_copy: bool,
+}
+
+/// One socket: a queue of a device, seen from its worker.
+#[derive(Debug)]
+pub(crate) struct Xsk {
+    // Dropped first: rings are unmapped before the socket closes.
+    fill: Ring<u64>,
+    completion: Ring<u64>,
+    rx: Ring<libc::xdp_desc>,
+    tx: Ring<libc::xdp_desc>,
+    fd: RawFd,
+    granted: Granted,
+    /// Sent and not yet completed.
+    in_flight: u32,
+    _socket: (TxQueue, RxQueue, FillQueue, CompQueue),
+}
+
+impl Xsk {
+    /// Binds to a queue of `umem`'s area. `ring` is the area's, `size` that of the receive and
+    /// transmit rings; both powers of two.
+    pub(crate) fn bind(
+        umem: &Umem,
+        interface: &str,
+        queue: u32,
+        ring: u32,
+        size: u32,
+    ) -> io::Result<Self> {
+        let queue_size = QueueSize::new(size).map_err(io::Error::other)?;
+        let config = SocketConfig::builder()
+            .rx_queue_size(queue_size)
+            .tx_queue_size(queue_size)
+            .libxdp_flags(LibxdpFlags::XSK_LIBXDP_FLAGS_INHIBIT_PROG_LOAD)
+            .bind_flags(BindFlags::XDP_USE_NEED_WAKEUP)
+            .build();
+        let name = Interface::new(CString::new(interface)?);
+        // SAFETY: libxdp loads no program (INHIBIT_PROG_LOAD), which is what
+        // xsk-rs asks for when a UMEM is shared.
+        let (tx_q, rx_q, rings) =
+            unsafe { Socket::new(config, umem, &name, queue) }.map_err(source_error)?;
+        let (fill_q, comp_q) =
+            rings.ok_or_else(|| io::Error::other("the queue is bound already"))?;
+        let fd = tx_q.fd().as_raw_fd();
+        // Older kernels refuse; then 32 packets a call it is.
+        let _ = set_option(fd, XDP_MAX_TX_SKB_BUDGET, size.min(256));
+        let at: libc::xdp_mmap_offsets = get_option(fd, libc::XDP_MMAP_OFFSETS)?;
+        let options: libc::xdp_options = get_option(fd, libc::XDP_OPTIONS)?;
+        let offset = |o: u64| libc::off_t::try_from(o).map_err(io::Error::other);
+        Ok(Self {
+            fill: Ring::map(fd, offset(libc::XDP_UMEM_PGOFF_FILL_RING)?, &at.fr, ring)?,
+            completion: Ring::map(
+                fd,
+                offset(libc::XDP_UMEM_PGOFF_COMPLETION_RING)?,
+                &at.cr,
+                ring,
+            )?,
+            rx: Ring::map(fd, libc::XDP_PGOFF_RX_RING, &at.rx, size)?,
+            tx: Ring::map(fd, libc::XDP_PGOFF_TX_RING, &at.tx, size)?,
+            fd,
+            granted: Granted {
+                zero_copy: options.flags & libc::XDP_OPTIONS_ZEROCOPY != 0,
+            },
+            in_flight: 0,
+            _socket: (tx_q, rx_q, fill_q, comp_q),
+        })
+    }
+
+    pub(crate) const fn fd(&self) -> RawFd {
+        self.fd
+    }
+
+    pub(crate) const fn granted(&self) -> Granted {
+        self.granted
+    }
+
+    /// The next received packet.
+    #[inline]
+    pub(crate) fn receive(&mut self, area: &Area) -> Option<Packet> {
+        let desc = self.rx.take()?;
+        let frame = area.owned(desc.addr)?;
+        Some(Packet {
+            frame,
+            address: desc.addr,
+            len: desc.len,
+        })
+    }
+
+    /// Gives the slots of received packets back to the kernel.
+    #[inline]
+    pub(crate) fn receive_done(&mut self) {
+        self.rx.release();
+    }
+
+    /// Queues a packet for transmission.
+    ///
+    /// # Errors
+    /// The packet comes back when the ring is full.
+    #[inline]
+    pub(crate) fn transmit(&mut self, packet: Packet) -> Result<(), Packet> {
+        if !self.tx.has_room() {
+            return Err(packet);
+        }
+        self.tx.put(libc::xdp_desc {
+            addr: packet.address,
+            len: packet.len,
+            options: 0,
+        });
+        self.in_flight = self.in_flight.wrapping_add(1);
+        Ok(())
+    }
+
+    /// Shows queued packets to the kernel and has it send them. True when all
+    /// were taken; otherwise the device is busy: call again.
+    pub(crate) fn flush(&mut self) -> bool {
+        self.tx.publish();
+        // Each call sends at least one budget's worth; more rounds than the
+        // ring has batches cannot be needed.
+        for _ in 0..self.tx.size / 32 {
+            if self.tx.queued() == 0 {
+                return true;
+            }
+            // SAFETY: sendto(2) without data or address only kicks the ring.
+            let sent = unsafe {
+                libc::sendto(self.fd, ptr::null(), 0, libc::MSG_DONTWAIT, ptr::null(), 0)
+            };
+            let again =
+                sent >= 0 || io::Error::last_os_error().raw_os_error() == Some(libc::EAGAIN);
+            if !again {
+                break;
+            }
+        }
+        self.tx.queued() == 0
+    }
+
+    /// True when packets wait in the transmit ring, shown to the kernel or not.
+    #[inline]
+    pub(crate) fn unsent(&mut self) -> bool {
+        self.in_flight > 0 && self.tx.queued() > 0
+    }
+
+    /// The next frame whose packet has left.
+    #[inline]
+    pub(crate) fn complete(&mut self, area: &Area) -> Option<FrameId> {
+        if self.in_flight == 0 {
+            return None;
+        }
+        let address = self.completion.take()?;
+        self.in_flight = self.in_flight.wrapping_sub(1);
+        self.completion.release();
+        area.owned(address)
+    }
+
+    /// Frames that wait in the fill ring.
+    #[inline]
+    pub(crate) fn filled(&mut self) -> u32 {
+        self.fill.queued()
+    }
+
+    /// Gives a frame for receiving; the ring must have room, which quotas below
+    /// its size make sure of.
+    #[inline]
+    #[expect(
+        clippy::needless_pass_by_value,
+        reason = "the ring owns the frame from here on"
+    )]
+    pub(crate) fn fill(&mut self, area: &Area, frame: FrameId) {
+        self.fill
+            .put(u64::from(frame.0).wrapping_mul(u64::from(area.frame_size)));
+    }
+
+    #[inline]
+    pub(crate) fn fill_done(&mut self) {
+        self.fill.publish();
+    }
+}
+
+fn get_option<T>(fd: RawFd, name: libc::c_int) -> io::Result<T> {
+    let mut value = std::mem::MaybeUninit::<T>::zeroed();
+    let mut len = libc::socklen_t::try_from(size_of::<T>()).map_err(io::Error::other)?;
+    // SAFETY: getsockopt(2) writes at most `len` bytes; T is one of the
+    // kernel's plain structs, for which zeros and any bytes are values.
+    unsafe {
+        if libc::getsockopt(
+            fd,
+            libc::SOL_XDP,
+            name,
+            value.as_mut_ptr().cast(),
+            &raw mut len,
+        ) != 0
+        {
+            return Err(io::Error::last_os_error());
+        }
+        Ok(value.assume_init())
+    }
+}
+
+fn set_option(fd: RawFd, name: libc::c_int, value: u32) -> io::Result<()> {
+    // SAFETY: setsockopt(2) reads four bytes.
+    let result = unsafe { libc::setsockopt(fd, libc::SOL_XDP, name, (&raw const value).cast(), 4) };
+    if result == 0 {
+        Ok(())
+    } else {
+        Err(io::Error::last_os_error())
+    }
+}
