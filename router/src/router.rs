@@ -413,6 +413,22 @@ impl Router {
         self.pinholes.add_prefix(vni, address, length, to_workers)
     }
 
+    /// Waits until every worker has begun a batch since the call (at most two
+    /// seconds).
+    pub fn quiesce(&self) {
+        let patience = Instant::now() + PATIENCE;
+        for worker in &self.workers {
+            let turns = || worker_totals(&worker.shared.counters).turns;
+            let before = turns();
+            worker.shared.sleeper.wake();
+            // The turn under way when we looked may have loaded the old table.
+            while turns() < before + 2 && Instant::now() < patience {
+                worker.shared.sleeper.wake();
+                thread::sleep(Duration::from_micros(100));
+            }
+        }
+    }
+
     /// What a port has carried since the start.
     pub fn port_totals(&self, port: PortId) -> PortTotals {
         port_totals(

@@ -1,0 +1,306 @@
+//! The agent: listens to the kernel, looks where something changed, and lets the reconciler act.
+
+use std::collections::btree_map::Entry;
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::Ipv4Addr;
+use std::pin::pin;
+use std::time::{Duration, Instant};
+
+use tracing::{debug, warn};
+use viaduct_fib::{Publisher, ReaderStuck, UpdateError};
+
+use crate::data_plane::DataPlane;
+use crate::kernel::{Events, Kernel, KernelError, KernelEvent};
+use crate::observe;
+use crate::options::{AgentOptions, OptionsError};
+use crate::reconciler::{Observed, Reconciler};
+use crate::status::StatusHandle;
+
+/// How often everything is looked at again, whether events say so or not: it finds what no event
+/// tells of, such as a pod that changes its own MAC.
+const RESYNC_INTERVAL: Duration = Duration::from_secs(15);
+/// How soon to look again where the kernel could not be asked.
+const ASK_AGAIN: Duration = Duration::from_secs(1);
+
+/// Why the agent could not start.
+#[derive(Debug, thiserror::Error)]
+pub enum AgentError {
+    /// The options contradict themselves.
+    #[error(transparent)]
+    Options(#[from] OptionsError),
+    /// The kernel could not be asked.
+    #[error(transparent)]
+    Kernel(#[from] KernelError),
+    /// The underlay interface is not there.
+    #[error("cannot use underlay {name}: there is no such interface; create it or name another")]
+    NoUnderlay {
+        /// Its name.
+        name: String,
+    },
+    /// The underlay interface is no Ethernet device.
+    #[error("cannot use underlay {name}: it has no MAC; name an Ethernet interface")]
+    UnderlayWithoutMac {
+        /// Its name.
+        name: String,
+    },
+    /// The underlay interface does not have the node's address.
+    #[error("cannot use underlay {name}: it does not have this node's address {address}; add it")]
+    NoUnderlayAddress {
+        /// Its name.
+        name: String,
+        /// The node's address.
+        address: Ipv4Addr,
+    },
+    /// A pod could not be brought up.
+    #[error("cannot bring up pod {pod} on interface {interface}: {reason}")]
+    Pod {
+        /// Its name.
+        pod: String,
+        /// Its interface.
+        interface: String,
+        /// Why not.
+        reason: String,
+    },
+    /// The forwarding table refuses the options.
+    #[error("cannot build the forwarding table: {0}")]
+    Table(#[from] UpdateError),
+    /// The forwarding table could not be published.
+    #[error(transparent)]
+    Stuck(#[from] ReaderStuck),
+}
+
+/// Keeps forwarding table and data plane as the options and the kernel say.
+///
+/// It lives in the network namespace that the thread is in at [`start`](Self::start), and in a
+/// tokio runtime with I/O and time enabled, of either flavour.
+pub struct Agent<D> {
+    kernel: Kernel,
+    events: Option<Events>,
+    reconciler: Reconciler<D>,
+    dirty: Dirty,
+    resync_at: Instant,
+}
+
+/// What is to be looked at again.
+#[derive(Debug, Default)]
+struct Dirty {
+    underlay: bool,
+    /// By place in the options.
+    ports: BTreeSet<usize>,
+    vteps: BTreeSet<Ipv4Addr>,
+}
+
+impl<D: DataPlane> Agent<D> {
+    /// Looks at everything and brings the desired state about. Routes may be unresolved yet;
+    /// underlay and pods must be there.
+    ///
+    /// # Errors
+    ///
+    /// If something is missing or refused. What had been done at the data plane is undone.
+    pub async fn start(
+        options: AgentOptions,
+        publisher: Publisher,
+        data_plane: D,
+    ) -> Result<Self, AgentError> {
+        let events = Events::subscribe()?;
+        let kernel = Kernel::open()?;
+        let observed = look_at_all(&kernel, &options).await?;
+        let now = Instant::now();
+        let reconciler = Reconciler::start(options, publisher, data_plane, &observed, now)?;
+        let mut agent = Self {
+            kernel,
+            events: Some(events),
+            reconciler,
+            dirty: Dirty::default(),
+            resync_at: now + RESYNC_INTERVAL,
+        };
+        agent.probe().await;
+        Ok(agent)
+    }
+
+    /// Where to read what the agent does.
+    pub fn status(&self) -> StatusHandle {
+        self.reconciler.status()
+    }
+
+    /// Follows the kernel until `shutdown` completes. Then all pods are taken from the workers,
+    /// so that the kernel has them, and the data plane is given back. The forwarding table stays.
+    pub async fn run(mut self, shutdown: impl Future<Output = ()>) -> D {
+        let mut shutdown = pin!(shutdown);
+        loop {
+            let due = self.next_due().into();
+            tokio::select! {
+                biased;
+                () = &mut shutdown => return self.reconciler.shut_down(),
+                event = next(&mut self.events) => self.note_all(event),
+                () = tokio::time::sleep_until(due) => {}
+            }
+            self.work().await;
+        }
+    }
+
+    fn next_due(&self) -> Instant {
+        let due = self.reconciler.next_due();
+        due.map_or(self.resync_at, |due| due.min(self.resync_at))
+    }
+
+    /// Notes an event and all others that are there already, so that what a burst of them is
+    /// about is looked at once.
+    fn note_all(&mut self, first: Option<KernelEvent>) {
+        let mut event = first;
+        if event.is_none() {
+            warn!("the kernel's event socket has failed; opening another");
+            self.events = None;
+            self.note(KernelEvent::Resync);
+        }
+        while let Some(this) = event {
+            self.note(this);
+            event = self.events.as_mut().and_then(Events::try_next);
+        }
+    }
+
+    fn note(&mut self, event: KernelEvent) {
+        debug!(?event, "the kernel says");
+        match event {
+            KernelEvent::LinkChanged(link) => self.note_link(&link.name, link.index),
+            KernelEvent::LinkRemoved { index, name } => {
+                let now = Instant::now();
+                self.reconciler.link_removed(index, now);
+                if index == self.reconciler.underlay_index() {
+                    self.reconciler.underlay_removed(now);
+                }
+                self.note_link(&name, index);
+            }
+            KernelEvent::AddressChanged { interface } => {
+                if interface == self.reconciler.underlay_index() {
+                    self.dirty.underlay = true;
+                    // The kernel removes routes with an address without a word for each.
+                    self.dirty.vteps.extend(self.reconciler.vteps());
+                }
+            }
+            KernelEvent::RouteChanged => self.dirty.vteps.extend(self.reconciler.vteps()),
+            KernelEvent::NeighbourChanged { interface, address } => {
+                if interface == self.reconciler.underlay_index() {
+                    let behind = self.reconciler.vteps_behind(address);
+                    self.dirty.vteps.extend(behind);
+                }
+                self.dirty.ports.extend(self.reconciler.port_on(interface));
+            }
+            KernelEvent::Resync => self.mark_all(),
+        }
+    }
+
+    /// Notes that an interface changed. A name may be new to a number, and a number to a name.
+    fn note_link(&mut self, name: &str, index: u32) {
+        let options = self.reconciler.options();
+        if name == options.underlay.name || index == self.reconciler.underlay_index() {
+            self.dirty.underlay = true;
+            self.dirty.vteps.extend(self.reconciler.vteps());
+        }
+        let named = options.ports.iter().position(|port| port.interface == name);
+        self.dirty.ports.extend(named);
+        self.dirty.ports.extend(self.reconciler.port_on(index));
+    }
+
+    fn mark_all(&mut self) {
+        self.dirty.underlay = true;
+        self.dirty
+            .ports
+            .extend(0..self.reconciler.options().ports.len());
+        self.dirty.vteps.extend(self.reconciler.vteps());
+    }
+
+    /// Does what is due.
+    async fn work(&mut self) {
+        let now = Instant::now();
+        if now >= self.resync_at {
+            self.resync_at = now + RESYNC_INTERVAL;
+            self.mark_all();
+        }
+        if self.events.is_none() {
+            self.subscribe_again(now);
+        }
+        let due = self.reconciler.due_ports(now);
+        self.dirty.ports.extend(due);
+        let dirty = std::mem::take(&mut self.dirty);
+        if let Err(error) = self.look(dirty).await {
+            warn!(%error, "will look again");
+            self.resync_at = self.resync_at.min(now + ASK_AGAIN);
+        }
+        self.reconciler.publish_due(Instant::now());
+        self.reconciler.report();
+        self.probe().await;
+    }
+
+    fn subscribe_again(&mut self, now: Instant) {
+        match Events::subscribe() {
+            Ok(events) => {
+                self.events = Some(events);
+                self.mark_all();
+            }
+            Err(error) => {
+                warn!(%error, "changes are noticed late until this works again");
+                self.resync_at = self.resync_at.min(now + ASK_AGAIN);
+            }
+        }
+    }
+
+    /// Looks at what may have changed, the underlay first: routes are judged by it.
+    async fn look(&mut self, dirty: Dirty) -> Result<(), KernelError> {
+        let kernel = &self.kernel;
+        let reconciler = &mut self.reconciler;
+        if dirty.underlay {
+            let seen = observe::underlay(kernel, &reconciler.options().underlay).await?;
+            reconciler.observe_underlay(&seen, Instant::now());
+        }
+        for place in dirty.ports {
+            let Some(options) = reconciler.options().ports.get(place) else {
+                continue;
+            };
+            let seen = observe::port(kernel, options).await?;
+            reconciler.observe_port(place, &seen, Instant::now());
+        }
+        for vtep in dirty.vteps {
+            let seen = observe::vtep(kernel, reconciler.underlay_index(), vtep).await?;
+            reconciler.observe_vtep(vtep, &seen, Instant::now());
+        }
+        Ok(())
+    }
+
+    /// Asks the kernel to resolve and check neighbours. What comes of it comes as events.
+    async fn probe(&mut self) {
+        for probe in self.reconciler.due_probes(Instant::now()) {
+            if let Err(error) = self.kernel.probe(probe.interface, probe.address).await {
+                debug!(%error, "will try again");
+            }
+        }
+    }
+}
+
+/// The next event; for ever pending without a socket, as then the clock drives the agent.
+async fn next(events: &mut Option<Events>) -> Option<KernelEvent> {
+    match events {
+        Some(events) => events.next().await,
+        None => std::future::pending().await,
+    }
+}
+
+async fn look_at_all(kernel: &Kernel, options: &AgentOptions) -> Result<Observed, KernelError> {
+    let underlay = observe::underlay(kernel, &options.underlay).await?;
+    let index = underlay.link.as_ref().map_or(0, |link| link.index);
+    let mut ports = Vec::with_capacity(options.ports.len());
+    for port in &options.ports {
+        ports.push(observe::port(kernel, port).await?);
+    }
+    let mut observed = Observed {
+        underlay,
+        ports,
+        vteps: BTreeMap::new(),
+    };
+    for route in &options.routes {
+        if let Entry::Vacant(entry) = observed.vteps.entry(route.vtep) {
+            entry.insert(observe::vtep(kernel, index, route.vtep).await?);
+        }
+    }
+    Ok(observed)
+}

@@ -1,0 +1,61 @@
+//! What the control plane asks of the data plane.
+
+use std::error::Error;
+use std::net::IpAddr;
+
+use viaduct_encap::Vni;
+use viaduct_fib::PortId;
+
+use crate::kernel::LinkInfo;
+
+/// What the reconciler asks of the data plane.
+///
+/// What fails has changed nothing. Calls may block for milliseconds.
+pub trait DataPlane: Send {
+    /// Makes a pod's interface one that workers receive from and transmit to: sockets and the XDP
+    /// program on the host's end of its veth pair.
+    ///
+    /// # Errors
+    ///
+    /// If that is not possible now. It is tried again later, unless the agent is just starting.
+    fn attach_port(&mut self, id: PortId, link: &LinkInfo) -> Result<(), DataPlaneError>;
+
+    /// Undoes [`attach_port`](Self::attach_port). The interface may be gone.
+    ///
+    /// # Errors
+    ///
+    /// If something is left behind. The port counts as detached all the same.
+    fn detach_port(&mut self, id: PortId) -> Result<(), DataPlaneError>;
+
+    /// Lets the network's packets for a pod through to the workers: a pinhole in the XDP program
+    /// on the underlay.
+    ///
+    /// # Errors
+    ///
+    /// If that is not possible now.
+    fn admit_pod(&mut self, vni: Vni, address: IpAddr) -> Result<(), DataPlaneError>;
+
+    /// Undoes [`admit_pod`](Self::admit_pod).
+    ///
+    /// # Errors
+    ///
+    /// If the pinhole may still be open. The pod counts as expelled all the same.
+    fn expel_pod(&mut self, vni: Vni, address: IpAddr) -> Result<(), DataPlaneError>;
+
+    /// Waits until every worker has begun a batch since the call, so that none still acts on what
+    /// was published before. It must not wait for ever.
+    fn quiesce(&mut self);
+}
+
+/// Why the data plane could not do what it was asked for. The text is shown to operators as it is,
+/// without the error's sources, so it should say all.
+#[derive(Debug, thiserror::Error)]
+#[error(transparent)]
+pub struct DataPlaneError(#[from] Box<dyn Error + Send + Sync>);
+
+impl DataPlaneError {
+    /// Wraps an error, or a text, of the data plane.
+    pub fn new(error: impl Into<Box<dyn Error + Send + Sync>>) -> Self {
+        Self(error.into())
+    }
+}

@@ -1,0 +1,26 @@
+//! The control plane: what the kernel knows, and the reconciler.
+//!
+//! [`Agent`] keeps a node's forwarding table and data plane as [`AgentOptions`] and the kernel
+//! say. It listens to the kernel's events, looks at what changed ([`kernel`]), and hands what it
+//! sees to a reconciler that decides without asking anybody. The forwarding table is reached
+//! through [`viaduct_fib::Publisher`], the data plane through [`DataPlane`].
+
+#![forbid(unsafe_code)]
+
+mod agent;
+mod data_plane;
+pub mod kernel;
+mod next_hop;
+mod observe;
+mod options;
+mod reconciler;
+mod status;
+#[cfg(test)]
+mod testing;
+
+pub use agent::{Agent, AgentError};
+pub use data_plane::{DataPlane, DataPlaneError};
+pub use options::{
+    AgentOptions, NetworkOptions, OptionsError, PortOptions, RouteOptions, UnderlayOptions,
+};
+pub use status::{AgentStatus, PortState, PortStatus, RouteState, RouteStatus, StatusHandle};

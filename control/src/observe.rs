@@ -1,0 +1,122 @@
+//! What the kernel is asked for before a decision, and nothing else.
+
+use std::net::{IpAddr, Ipv4Addr};
+
+use tracing::debug;
+use viaduct_encap::MacAddr;
+
+use crate::kernel::{Kernel, KernelError, LinkInfo, Neighbour, RouteTo};
+use crate::next_hop;
+use crate::options::{PortOptions, UnderlayOptions};
+
+/// What is to be seen of the underlay interface.
+#[derive(Clone, Debug)]
+pub(crate) struct ObservedUnderlay {
+    /// The interface of the underlay's name; none if there is none.
+    pub(crate) link: Option<LinkInfo>,
+    /// Whether it has the node's address.
+    pub(crate) has_address: bool,
+}
+
+/// What is to be seen of a pod's interface.
+#[derive(Clone, Debug)]
+pub(crate) struct ObservedPort {
+    /// The interface of the port's name; none if there is none.
+    pub(crate) link: Option<LinkInfo>,
+    /// The pod's MAC, where it can be found out.
+    pub(crate) mac: Option<MacAddr>,
+}
+
+/// What is to be seen of the way to another node.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct ObservedVtep {
+    /// The kernel's route there.
+    pub(crate) route: Option<RouteTo>,
+    /// The first neighbour on that route.
+    pub(crate) neighbour: Option<Neighbour>,
+}
+
+pub(crate) async fn underlay(
+    kernel: &Kernel,
+    options: &UnderlayOptions,
+) -> Result<ObservedUnderlay, KernelError> {
+    let Some(link) = link(kernel, &options.name).await? else {
+        return Ok(ObservedUnderlay {
+            link: None,
+            has_address: false,
+        });
+    };
+    let addresses = kernel.addresses(link.index).await?;
+    let ours = IpAddr::V4(options.address);
+    Ok(ObservedUnderlay {
+        has_address: addresses.iter().any(|address| address.addr() == ours),
+        link: Some(link),
+    })
+}
+
+pub(crate) async fn port(
+    kernel: &Kernel,
+    options: &PortOptions,
+) -> Result<ObservedPort, KernelError> {
+    let Some(link) = link(kernel, &options.interface).await? else {
+        return Ok(ObservedPort {
+            link: None,
+            mac: None,
+        });
+    };
+    let mac = match options.mac {
+        Some(given) => Some(given),
+        None => pod_mac(kernel, options, &link).await?,
+    };
+    Ok(ObservedPort {
+        link: Some(link),
+        mac,
+    })
+}
+
+pub(crate) async fn vtep(
+    kernel: &Kernel,
+    underlay: u32,
+    vtep: Ipv4Addr,
+) -> Result<ObservedVtep, KernelError> {
+    let route = kernel.route_to(vtep.into()).await?;
+    let neighbour = match next_hop::neighbour_towards(underlay, vtep, route.as_ref()) {
+        Ok(address) => kernel.neighbour(underlay, address).await?,
+        Err(_) => None,
+    };
+    Ok(ObservedVtep { route, neighbour })
+}
+
+async fn link(kernel: &Kernel, name: &str) -> Result<Option<LinkInfo>, KernelError> {
+    match kernel.link_by_name(name).await {
+        Ok(link) => Ok(Some(link)),
+        Err(KernelError::NoSuchInterface { .. }) => Ok(None),
+        Err(error) => Err(error),
+    }
+}
+
+/// The veth's other end knows best. Where that cannot be seen, whoever answers for the pod's
+/// address; if nobody has yet, they are asked, for the next time.
+async fn pod_mac(
+    kernel: &Kernel,
+    options: &PortOptions,
+    link: &LinkInfo,
+) -> Result<Option<MacAddr>, KernelError> {
+    match kernel.peer_mac(link).await {
+        Ok(Some(mac)) => return Ok(Some(mac)),
+        Ok(None) => {}
+        Err(error) => debug!(pod = %options.name, %error, "asking the neighbour table instead"),
+    }
+    for &address in &options.addresses {
+        let neighbour = kernel.neighbour(link.index, address).await?;
+        if let Some(mac) = neighbour.and_then(|known| known.usable_mac()) {
+            return Ok(Some(mac));
+        }
+    }
+    for &address in &options.addresses {
+        if let Err(error) = kernel.probe(link.index, address).await {
+            debug!(pod = %options.name, %error, "the pod cannot be asked for its MAC");
+        }
+    }
+    Ok(None)
+}

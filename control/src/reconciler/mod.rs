@@ -1,0 +1,182 @@
+//! Turns what is wanted and what is seen into forwarding table and data plane.
+//!
+//! It asks nobody and waits for nothing: observations and the time are arguments, so that all it
+//! decides can be tested without a kernel. Every step is idempotent: the same observation again
+//! changes nothing.
+
+mod backoff;
+mod port;
+mod ports;
+mod report;
+mod routes;
+#[cfg(test)]
+mod tests;
+
+use std::collections::BTreeMap;
+use std::net::Ipv4Addr;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use tokio::sync::watch;
+use tracing::warn;
+use viaduct_fib::{NetworkId, Publisher, ReaderStuck, TunnelId, Update};
+
+use crate::agent::AgentError;
+use crate::data_plane::DataPlane;
+use crate::next_hop::{Underlay, Unresolved};
+use crate::observe::{ObservedPort, ObservedUnderlay, ObservedVtep};
+use crate::options::AgentOptions;
+use crate::status::{AgentStatus, StatusHandle};
+use port::Port;
+use routes::{Tunnel, Vtep};
+
+/// How long after a publication that a stuck worker prevented it is tried again.
+const PUBLISH_RETRY: Duration = Duration::from_secs(1);
+
+/// All that is seen at the start.
+pub(crate) struct Observed {
+    pub(crate) underlay: ObservedUnderlay,
+    /// In the order of the options.
+    pub(crate) ports: Vec<ObservedPort>,
+    pub(crate) vteps: BTreeMap<Ipv4Addr, ObservedVtep>,
+}
+
+/// Holds the desired state, what has been done for it, and the means to do it.
+pub(crate) struct Reconciler<D> {
+    options: AgentOptions,
+    publisher: Publisher,
+    data_plane: D,
+    /// The underlay interface's number at the start: the one that the data plane is attached to.
+    underlay_index: u32,
+    underlay: Result<Underlay, Unresolved>,
+    ports: Vec<Port>,
+    /// By `TunnelId`.
+    tunnels: Vec<Tunnel>,
+    /// By place in the options.
+    route_tunnels: Vec<TunnelId>,
+    vteps: BTreeMap<Ipv4Addr, Vtep>,
+    /// When to publish what is staged; none if nothing is.
+    publish_at: Option<Instant>,
+    /// The epoch that was published last.
+    epoch: u64,
+    status: watch::Sender<Arc<AgentStatus>>,
+    /// Whether something has changed since the status was written.
+    status_stale: bool,
+}
+
+impl<D: DataPlane> Reconciler<D> {
+    /// Brings about all of the desired state that is possible without a working underlay: a route
+    /// may be unresolved, but every pod must be there.
+    ///
+    /// # Errors
+    ///
+    /// If something is missing or refused. What was done at the data plane has been undone.
+    pub(crate) fn start(
+        options: AgentOptions,
+        publisher: Publisher,
+        data_plane: D,
+        observed: &Observed,
+        now: Instant,
+    ) -> Result<Self, AgentError> {
+        options.check()?;
+        let underlay = routes::first_underlay(&options.underlay, &observed.underlay)?;
+        let plan = routes::plan(&options, now);
+        let mut reconciler = Self {
+            ports: ports::plan(&options),
+            options,
+            publisher,
+            data_plane,
+            underlay_index: underlay.index,
+            underlay: Ok(underlay),
+            tunnels: plan.tunnels,
+            route_tunnels: plan.route_tunnels,
+            vteps: plan.vteps,
+            publish_at: None,
+            epoch: 0,
+            status: watch::Sender::default(),
+            status_stale: true,
+        };
+        reconciler.add_networks()?;
+        reconciler.add_routes(&observed.vteps, now)?;
+        reconciler.publish()?;
+        reconciler.observe_underlay(&observed.underlay, now);
+        reconciler.add_ports(&observed.ports, now)?;
+        reconciler.report();
+        Ok(reconciler)
+    }
+
+    /// Takes everything away from the workers, so that the kernel has it, and gives the data
+    /// plane back. The forwarding table stays as it is: nothing asks it any more.
+    pub(crate) fn shut_down(mut self) -> D {
+        self.release_ports();
+        self.report();
+        self.data_plane
+    }
+
+    /// Where to read what this does.
+    pub(crate) fn status(&self) -> StatusHandle {
+        StatusHandle::new(self.status.subscribe())
+    }
+
+    /// What is wanted.
+    pub(crate) fn options(&self) -> &AgentOptions {
+        &self.options
+    }
+
+    /// When there is something to do next even if nothing is seen; none: never.
+    pub(crate) fn next_due(&self) -> Option<Instant> {
+        let retries = self.ports.iter().filter_map(Port::retry_at);
+        let probes = self.vteps.values().map(|vtep| vtep.probe_at);
+        retries.chain(probes).chain(self.publish_at).min()
+    }
+
+    /// Publishes what is staged, if it is time. So all changes of a round are published together.
+    pub(crate) fn publish_due(&mut self, now: Instant) {
+        if self.publish_at.is_some_and(|at| at <= now) {
+            self.publish_or_retry(now);
+        }
+    }
+
+    fn add_networks(&mut self) -> Result<(), AgentError> {
+        for network in 0..self.options.networks.len() {
+            if let Some(update) = self.network_update(network) {
+                self.publisher.apply(update)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// What the table is to know of a network; None if it cannot be said without an underlay.
+    fn network_update(&self, network: usize) -> Option<Update> {
+        let options = self.options.networks.get(network)?;
+        let underlay = self.underlay.as_ref().ok()?;
+        Some(Update::PutNetwork {
+            id: network_id(network)?,
+            network: options.in_table(underlay.mtu),
+        })
+    }
+
+    fn publish(&mut self) -> Result<(), ReaderStuck> {
+        self.status_stale = true;
+        self.epoch = self.publisher.publish()?;
+        self.publish_at = None;
+        Ok(())
+    }
+
+    /// Has what is staged published at the end of the round, or later if that is put off already.
+    fn publish_soon(&mut self, now: Instant) {
+        self.publish_at.get_or_insert(now);
+    }
+
+    /// Publishes now, or later if a worker is stuck: the table keeps what is to be published.
+    fn publish_or_retry(&mut self, now: Instant) {
+        if let Err(error) = self.publish() {
+            warn!(%error, "will try again");
+            self.publish_at = Some(now + PUBLISH_RETRY);
+        }
+    }
+}
+
+fn network_id(network: usize) -> Option<NetworkId> {
+    u16::try_from(network).ok().map(NetworkId)
+}

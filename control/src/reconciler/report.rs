@@ -1,0 +1,91 @@
+//! Writes the status.
+
+use std::sync::Arc;
+
+use super::Reconciler;
+use super::port::{Port, State};
+use crate::data_plane::DataPlane;
+use crate::next_hop::{FirstHop, Unresolved};
+use crate::options::{AgentOptions, PortOptions};
+use crate::status::{AgentStatus, PortState, PortStatus, RouteState, RouteStatus};
+
+impl<D: DataPlane> Reconciler<D> {
+    /// Writes the status, if something has changed.
+    pub(crate) fn report(&mut self) {
+        if !self.status_stale {
+            return;
+        }
+        self.status_stale = false;
+        let status = AgentStatus {
+            ports: self.port_statuses(),
+            routes: self.route_statuses(),
+            epoch: self.epoch,
+        };
+        self.status.send_replace(Arc::new(status));
+    }
+
+    fn port_statuses(&self) -> Vec<PortStatus> {
+        let ports = self.ports.iter().zip(&self.options.ports);
+        ports
+            .map(|(port, options)| port_status(port, options, &self.options))
+            .collect()
+    }
+
+    fn route_statuses(&self) -> Vec<RouteStatus> {
+        let mut statuses = Vec::new();
+        for (route, tunnel) in self.options.routes.iter().zip(&self.route_tunnels) {
+            let Some(vtep) = self.vteps.get(&route.vtep) else {
+                continue;
+            };
+            let hop = vtep.hop.as_ref();
+            let state = route_state(self.underlay.as_ref().err(), hop);
+            statuses.extend(route.prefixes.iter().map(|&prefix| RouteStatus {
+                network: network_name(&self.options, route.network),
+                prefix,
+                vtep: route.vtep,
+                vtep_mac: route.vtep_mac,
+                tunnel: tunnel.0,
+                state: state.clone(),
+            }));
+        }
+        statuses
+    }
+}
+
+fn port_status(port: &Port, options: &PortOptions, all: &AgentOptions) -> PortStatus {
+    let (mac, state) = match &port.state {
+        State::Up { port, .. } => (Some(port.mac), PortState::Up),
+        State::Down(reason) => {
+            let reason = reason.to_string();
+            (options.mac, PortState::Down { reason })
+        }
+    };
+    PortStatus {
+        id: port.id.0,
+        name: options.name.clone(),
+        interface: options.interface.clone(),
+        network: network_name(all, options.network),
+        addresses: options.addresses.clone(),
+        mac,
+        state,
+        attached_index: port.attached(),
+    }
+}
+
+/// The underlay's fault comes before the route's.
+fn route_state(underlay: Option<&Unresolved>, hop: Result<&FirstHop, &Unresolved>) -> RouteState {
+    match (underlay, hop) {
+        (Some(reason), _) | (None, Err(reason)) => RouteState::Unresolved {
+            reason: reason.to_string(),
+        },
+        (None, Ok(hop)) => RouteState::Resolved {
+            next_hop: hop.address,
+            mac: hop.mac,
+        },
+    }
+}
+
+fn network_name(options: &AgentOptions, network: usize) -> String {
+    let network = options.networks.get(network);
+    network.map_or_else(String::new, |network| network.name.clone())
+}

@@ -1,0 +1,143 @@
+//! The reconciler with made-up observations, a recording data plane and a real table.
+
+mod ports;
+mod routes;
+
+use std::collections::BTreeMap;
+use std::net::IpAddr;
+use std::time::{Duration, Instant};
+
+use viaduct_encap::{Tunnel, TunnelParams, Vni};
+use viaduct_fib::{NetworkId, NextHopState, PortId, Publisher, ReaderFactory, TunnelId};
+
+use super::port::Port;
+use super::routes::Probe;
+use super::{Observed, Reconciler};
+use crate::agent::AgentError;
+use crate::kernel::{NeighbourState, RouteTo};
+use crate::observe::ObservedVtep;
+use crate::options::AgentOptions;
+use crate::status::{PortState, RouteState};
+use crate::testing::{
+    Log, Recorder, UNDERLAY, VTEP, link, mac, no_pod, options, pod, underlay, vtep,
+};
+
+const UP: [&str; 5] = [
+    "attach 1 11",
+    "admit 10.42.1.10",
+    "admit fd00:42:1::10",
+    "attach 2 12",
+    "admit 10.42.1.11",
+];
+const A_UP: [&str; 3] = ["attach 1 21", "admit 10.42.1.10", "admit fd00:42:1::10"];
+const A_DOWN: [&str; 4] = [
+    "expel fd00:42:1::10",
+    "expel 10.42.1.10",
+    "quiesce",
+    "detach 1",
+];
+const MS: Duration = Duration::from_millis(1);
+
+struct Node {
+    reconciler: Reconciler<Recorder>,
+    readers: ReaderFactory,
+    log: Log,
+    now: Instant,
+}
+
+fn observed() -> Observed {
+    Observed {
+        underlay: underlay(),
+        ports: vec![pod(11), pod(12)],
+        vteps: BTreeMap::from([(VTEP, vtep(NeighbourState::Valid, mac(0xb2)))]),
+    }
+}
+
+fn try_start(options: AgentOptions, observed: &Observed, log: Log) -> Result<Node, AgentError> {
+    let (publisher, readers) = Publisher::new();
+    let data_plane = Recorder {
+        log: log.clone(),
+        reader: readers.reader(),
+    };
+    let now = Instant::now();
+    let reconciler = Reconciler::start(options, publisher, data_plane, observed, now)?;
+    Ok(Node {
+        reconciler,
+        readers,
+        log,
+        now,
+    })
+}
+
+fn start() -> Node {
+    let node = try_start(options(), &observed(), Log::default()).unwrap();
+    assert_eq!(node.log.take(), UP);
+    settle_ports(node)
+}
+
+/// Looks at the pods until that is not asked for any more.
+fn settle_ports(mut node: Node) -> Node {
+    loop {
+        let due: Vec<usize> = node.reconciler.due_ports(node.now).collect();
+        for place in due {
+            let seen = [pod(11), pod(12)];
+            node.reconciler.observe_port(place, &seen[place], node.now);
+        }
+        let settled = |port: &Port| port.retry_at().is_none();
+        if node.reconciler.ports.iter().all(settled) {
+            return node;
+        }
+        node.now += 16 * MS;
+    }
+}
+
+fn start_error(observed: &Observed, log: &Log) -> String {
+    match try_start(options(), observed, log.clone()) {
+        Ok(_) => panic!("it should not start"),
+        Err(error) => error.to_string(),
+    }
+}
+
+impl Node {
+    fn settle(&mut self) -> u64 {
+        self.reconciler.publish_due(self.now);
+        self.reconciler.report();
+        self.readers.reader().load().epoch()
+    }
+
+    fn next_hop(&self) -> NextHopState {
+        let reader = self.readers.reader();
+        reader.load().next_hop(TunnelId(0)).unwrap().state.clone()
+    }
+
+    fn local(&self, address: &str) -> Option<PortId> {
+        let address: IpAddr = address.parse().unwrap();
+        self.readers.reader().load().local(NetworkId(0), address)
+    }
+
+    fn port_state(&self) -> PortState {
+        self.reconciler.status().get().ports[0].state.clone()
+    }
+
+    fn see_port(&mut self, observed: &crate::observe::ObservedPort) {
+        self.reconciler.observe_port(0, observed, self.now);
+    }
+
+    fn see_vtep(&mut self, observed: &ObservedVtep) {
+        self.reconciler.observe_vtep(VTEP, observed, self.now);
+    }
+}
+
+fn tunnel(outer_source: u8, outer_destination: u8) -> NextHopState {
+    NextHopState::Resolved(Tunnel::new(&TunnelParams {
+        outer_source_mac: mac(outer_source),
+        outer_destination_mac: mac(outer_destination),
+        source: [192, 0, 2, 1].into(),
+        destination: VTEP,
+        udp_port: 8472,
+        vni: Vni::new(1).unwrap(),
+        inner_source_mac: mac(0xa1),
+        inner_destination_mac: mac(0xa2),
+        hop_limit: 64,
+    }))
+}

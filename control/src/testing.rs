@@ -1,0 +1,175 @@
+//! What the unit tests share: a node's options, and a data plane that only notes what it is asked.
+
+use std::net::{IpAddr, Ipv4Addr};
+use std::sync::{Arc, Mutex};
+
+use viaduct_encap::{MacAddr, Vni};
+use viaduct_fib::{NetworkId, PortId, Reader};
+
+use crate::data_plane::{DataPlane, DataPlaneError};
+use crate::kernel::{LinkInfo, Neighbour, NeighbourState, RouteTo};
+use crate::observe::{ObservedPort, ObservedUnderlay, ObservedVtep};
+use crate::options::{AgentOptions, NetworkOptions, PortOptions, RouteOptions, UnderlayOptions};
+
+/// The other node.
+pub(crate) const VTEP: Ipv4Addr = Ipv4Addr::new(192, 0, 2, 2);
+/// The underlay interface's number.
+pub(crate) const UNDERLAY: u32 = 2;
+
+pub(crate) const fn mac(last: u8) -> MacAddr {
+    MacAddr([2, 0, 0, 0, 0, last])
+}
+
+/// One network, two pods (`a` with two addresses, `b` with one), one other node.
+pub(crate) fn options() -> AgentOptions {
+    let prefixes = |all: &[&str]| all.iter().map(|p| p.parse().unwrap()).collect();
+    let port = |name: &str, addresses: &[&str]| PortOptions {
+        name: name.into(),
+        interface: format!("pod-{name}"),
+        network: 0,
+        addresses: addresses.iter().map(|a| a.parse().unwrap()).collect(),
+        mac: None,
+    };
+    AgentOptions {
+        underlay: UnderlayOptions {
+            name: "eth1".into(),
+            address: Ipv4Addr::new(192, 0, 2, 1),
+        },
+        networks: vec![NetworkOptions {
+            name: "default".into(),
+            vni: Vni::new(1).unwrap(),
+            udp_port: 8472,
+            vtep_mac: mac(0xa1),
+            pod_prefixes: prefixes(&["10.42.1.0/24", "fd00:42:1::/64"]),
+            cluster_prefixes: prefixes(&["10.42.0.0/16", "fd00:42::/32"]),
+        }],
+        ports: vec![
+            port("a", &["10.42.1.10", "fd00:42:1::10"]),
+            port("b", &["10.42.1.11"]),
+        ],
+        routes: vec![RouteOptions {
+            network: 0,
+            prefixes: prefixes(&["10.42.2.0/24", "fd00:42:2::/64"]),
+            vtep: VTEP,
+            vtep_mac: mac(0xa2),
+        }],
+    }
+}
+
+pub(crate) fn link(index: u32, name: &str) -> LinkInfo {
+    LinkInfo {
+        index,
+        name: name.into(),
+        mac: Some(mac(0xe0)),
+        mtu: 1500,
+        up: true,
+        kind: Some("veth".into()),
+        num_rx_queues: 2,
+        num_tx_queues: 2,
+        xdp: None,
+        peer: None,
+    }
+}
+
+pub(crate) fn underlay() -> ObservedUnderlay {
+    ObservedUnderlay {
+        link: Some(link(UNDERLAY, "eth1")),
+        has_address: true,
+    }
+}
+
+/// Pod `a`, or the interface that has taken its place.
+pub(crate) fn pod(index: u32) -> ObservedPort {
+    ObservedPort {
+        link: Some(link(index, "pod-a")),
+        mac: Some(mac(0x10)),
+    }
+}
+
+pub(crate) fn no_pod() -> ObservedPort {
+    ObservedPort {
+        link: None,
+        mac: None,
+    }
+}
+
+/// The other node on the underlay's own network, its neighbour entry in this state.
+pub(crate) fn vtep(state: NeighbourState, mac: MacAddr) -> ObservedVtep {
+    ObservedVtep {
+        route: Some(RouteTo {
+            interface: UNDERLAY,
+            gateway: None,
+            source: None,
+        }),
+        neighbour: Some(Neighbour {
+            mac: Some(mac),
+            state,
+        }),
+    }
+}
+
+/// What is asked of the data plane, and what is to fail; shared with the test.
+#[derive(Clone, Default)]
+pub(crate) struct Log(Arc<Mutex<(Vec<String>, Option<String>)>>);
+
+impl Log {
+    /// What has been asked since the last call.
+    pub(crate) fn take(&self) -> Vec<String> {
+        std::mem::take(&mut self.0.lock().unwrap().0)
+    }
+
+    /// From now on the call that is noted so fails; none: all succeed.
+    pub(crate) fn fail(&self, call: Option<&str>) {
+        self.0.lock().unwrap().1 = call.map(Into::into);
+    }
+
+    fn note(&self, call: String) -> Result<(), DataPlaneError> {
+        let mut log = self.0.lock().unwrap();
+        let failing = log.1.as_ref() == Some(&call);
+        log.0.push(call);
+        if failing {
+            return Err(DataPlaneError::new("told to fail"));
+        }
+        Ok(())
+    }
+}
+
+/// Notes what it is asked, and refuses what would break the order of change.
+pub(crate) struct Recorder {
+    pub(crate) log: Log,
+    pub(crate) reader: Reader,
+}
+
+impl Recorder {
+    fn published(&self, address: IpAddr) -> bool {
+        self.reader.load().local(NetworkId(0), address).is_some()
+    }
+}
+
+impl DataPlane for Recorder {
+    fn attach_port(&mut self, id: PortId, link: &LinkInfo) -> Result<(), DataPlaneError> {
+        assert!(
+            self.reader.load().port(id).is_some(),
+            "attached before published"
+        );
+        self.log.note(format!("attach {} {}", id.0, link.index))
+    }
+
+    fn detach_port(&mut self, id: PortId) -> Result<(), DataPlaneError> {
+        self.log.note(format!("detach {}", id.0))
+    }
+
+    fn admit_pod(&mut self, _: Vni, address: IpAddr) -> Result<(), DataPlaneError> {
+        assert!(self.published(address), "admitted before published");
+        self.log.note(format!("admit {address}"))
+    }
+
+    fn expel_pod(&mut self, _: Vni, address: IpAddr) -> Result<(), DataPlaneError> {
+        assert!(self.published(address), "withdrawn before expelled");
+        self.log.note(format!("expel {address}"))
+    }
+
+    fn quiesce(&mut self) {
+        self.log.note("quiesce".into()).unwrap();
+    }
+}

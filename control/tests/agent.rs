@@ -1,0 +1,364 @@
+//! The whole agent in namespaces: a node, another node on its underlay, and a pod.
+
+mod common;
+
+use std::net::{IpAddr, Ipv4Addr};
+use std::sync::{Arc, Mutex};
+
+use common::{Namespace, eventually};
+use tokio::sync::oneshot;
+use viaduct_control::kernel::{Kernel, LinkInfo};
+use viaduct_control::{
+    Agent, AgentError, AgentOptions, DataPlane, DataPlaneError, NetworkOptions, PortOptions,
+    PortState, PortStatus, RouteOptions, RouteState, RouteStatus, StatusHandle, UnderlayOptions,
+};
+use viaduct_encap::{MacAddr, Vni};
+use viaduct_fib::{NextHopState, PortId, Publisher, ReaderFactory, TunnelId};
+
+const NODE_MAC: MacAddr = MacAddr([2, 0, 0, 0, 1, 1]);
+const PEER_MAC: MacAddr = MacAddr([2, 0, 0, 0, 1, 2]);
+const POD_MAC: MacAddr = MacAddr([2, 0, 0, 0, 2, 1]);
+const VTEP: Ipv4Addr = Ipv4Addr::new(192, 0, 2, 2);
+const GATEWAY: IpAddr = IpAddr::V4(Ipv4Addr::new(10, 42, 1, 1));
+
+#[derive(Clone, Default)]
+struct Recorder(Arc<Mutex<Vec<String>>>);
+
+impl Recorder {
+    fn note(&self, call: String) {
+        self.0.lock().unwrap().push(call);
+    }
+
+    fn calls(&self) -> Vec<String> {
+        std::mem::take(&mut self.0.lock().unwrap())
+    }
+}
+
+impl DataPlane for Recorder {
+    fn attach_port(&mut self, id: PortId, link: &LinkInfo) -> Result<(), DataPlaneError> {
+        self.note(format!("attach {} {}", id.0, link.name));
+        Ok(())
+    }
+
+    fn detach_port(&mut self, id: PortId) -> Result<(), DataPlaneError> {
+        self.note(format!("detach {}", id.0));
+        Ok(())
+    }
+
+    fn admit_pod(&mut self, vni: Vni, address: IpAddr) -> Result<(), DataPlaneError> {
+        self.note(format!("admit {} {address}", vni.get()));
+        Ok(())
+    }
+
+    fn expel_pod(&mut self, vni: Vni, address: IpAddr) -> Result<(), DataPlaneError> {
+        self.note(format!("expel {} {address}", vni.get()));
+        Ok(())
+    }
+
+    fn quiesce(&mut self) {
+        self.note("quiesce".into());
+    }
+}
+
+struct Site {
+    node: Namespace,
+    peer: Namespace,
+    pod: Namespace,
+}
+
+impl Site {
+    fn new() -> Self {
+        let site = Self {
+            node: Namespace::new("node"),
+            peer: Namespace::new("peer"),
+            pod: Namespace::new("pod"),
+        };
+        site.node.connect("eth1", &site.peer, "eth1");
+        site.node.ip(&format!("link set eth1 address {NODE_MAC}"));
+        site.peer.ip(&format!("link set eth1 address {PEER_MAC}"));
+        site.node.ip("address add 192.0.2.1/24 dev eth1");
+        site.peer.ip("address add 192.0.2.2/24 dev eth1");
+        site.add_pod(POD_MAC);
+        site
+    }
+
+    fn add_pod(&self, mac: MacAddr) {
+        self.node.connect("pod-a", &self.pod, "eth0");
+        self.pod.ip(&format!("link set eth0 address {mac}"));
+        self.pod.ip("address add 10.42.1.10/24 dev eth0");
+        self.node.ip("address add 10.42.1.1/32 dev pod-a");
+        self.node.ip("route add 10.42.1.10 dev pod-a");
+    }
+}
+
+fn options() -> AgentOptions {
+    AgentOptions {
+        underlay: UnderlayOptions {
+            name: "eth1".into(),
+            address: Ipv4Addr::new(192, 0, 2, 1),
+        },
+        networks: vec![NetworkOptions {
+            name: "default".into(),
+            vni: Vni::new(1).unwrap(),
+            udp_port: 8472,
+            vtep_mac: MacAddr([2, 0, 0, 0, 9, 1]),
+            pod_prefixes: vec!["10.42.1.0/24".parse().unwrap()],
+            cluster_prefixes: vec!["10.42.0.0/16".parse().unwrap()],
+        }],
+        ports: vec![PortOptions {
+            name: "a".into(),
+            interface: "pod-a".into(),
+            network: 0,
+            addresses: vec!["10.42.1.10".parse().unwrap()],
+            mac: None,
+        }],
+        routes: vec![RouteOptions {
+            network: 0,
+            prefixes: vec!["10.42.2.0/24".parse().unwrap()],
+            vtep: VTEP,
+            vtep_mac: MacAddr([2, 0, 0, 0, 9, 2]),
+        }],
+    }
+}
+
+/// What a test has of a running agent.
+struct Running {
+    status: StatusHandle,
+    readers: ReaderFactory,
+    recorder: Recorder,
+}
+
+impl Running {
+    async fn route(&self, what: &str, wanted: impl Fn(&RouteStatus) -> bool) -> RouteStatus {
+        let look = async || {
+            self.status
+                .get()
+                .routes
+                .first()
+                .filter(|r| wanted(r))
+                .cloned()
+        };
+        eventually(what, look).await
+    }
+
+    async fn port(&self, what: &str, wanted: impl Fn(&PortStatus) -> bool) -> PortStatus {
+        let look = async || {
+            self.status
+                .get()
+                .ports
+                .first()
+                .filter(|p| wanted(p))
+                .cloned()
+        };
+        eventually(what, look).await
+    }
+
+    fn next_hop(&self) -> NextHopState {
+        let reader = self.readers.reader();
+        reader.load().next_hop(TunnelId(0)).unwrap().state.clone()
+    }
+}
+
+/// Runs an agent in the node while `test` works, then stops it.
+async fn with_agent(test: impl AsyncFnOnce(&Running)) {
+    let (publisher, readers) = Publisher::new();
+    let recorder = Recorder::default();
+    let agent = Agent::start(options(), publisher, recorder.clone())
+        .await
+        .unwrap();
+    let running = Running {
+        status: agent.status(),
+        readers,
+        recorder,
+    };
+    let (stop, stopped) = oneshot::channel::<()>();
+    let agent = tokio::spawn(agent.run(async {
+        let _ = stopped.await;
+    }));
+    test(&running).await;
+    running.recorder.calls();
+    stop.send(()).unwrap();
+    agent.await.unwrap();
+    let release = ["expel 1 10.42.1.10", "quiesce", "detach 1"];
+    assert_eq!(running.recorder.calls(), release);
+}
+
+fn resolved_to(mac: MacAddr) -> impl Fn(&RouteStatus) -> bool {
+    move |route| matches!(&route.state, RouteState::Resolved { mac: at, .. } if *at == mac)
+}
+
+fn unresolved_because(text: &str) -> impl Fn(&RouteStatus) -> bool {
+    move |route| matches!(&route.state, RouteState::Unresolved { reason } if reason.contains(text))
+}
+
+#[test]
+fn next_hops_follow_the_kernel() {
+    let site = Site::new();
+    let test = async |agent: &Running| {
+        agent.route("first", resolved_to(PEER_MAC)).await;
+        assert!(matches!(agent.next_hop(), NextHopState::Resolved(_)));
+
+        let other = MacAddr([2, 0, 0, 0, 1, 0x33]);
+        site.node.ip(&format!(
+            "neighbour replace 192.0.2.2 lladdr {other} dev eth1 nud permanent"
+        ));
+        agent.route("neighbour changed", resolved_to(other)).await;
+        site.node.ip("neighbour del 192.0.2.2 dev eth1");
+        agent.route("asked for again", resolved_to(PEER_MAC)).await;
+
+        site.peer.ip("address add 192.0.2.3/24 dev eth1");
+        site.node.ip("route add 192.0.2.2/32 via 192.0.2.3");
+        let router: IpAddr = [192, 0, 2, 3].into();
+        let by_router = |route: &RouteStatus| matches!(&route.state, RouteState::Resolved { next_hop, .. } if *next_hop == router);
+        agent.route("by a router", by_router).await;
+
+        site.node.ip("route replace unreachable 192.0.2.2/32");
+        agent.route("refused", unresolved_because("no route")).await;
+        assert_eq!(agent.next_hop(), NextHopState::Unresolved);
+        site.node.ip("route del unreachable 192.0.2.2/32");
+        agent.route("back", resolved_to(PEER_MAC)).await;
+
+        site.node.ip("route add 192.0.2.2/32 dev pod-a");
+        agent
+            .route("elsewhere", unresolved_because("another interface"))
+            .await;
+        site.node.ip("route del 192.0.2.2/32 dev pod-a");
+        agent.route("back again", resolved_to(PEER_MAC)).await;
+    };
+    site.node.run(|| with_agent(test));
+}
+
+#[test]
+fn tunnels_follow_the_underlay() {
+    let site = Site::new();
+    let test = async |agent: &Running| {
+        agent.route("first", resolved_to(PEER_MAC)).await;
+        let before = agent.next_hop();
+        site.node
+            .ip("link set eth1 address 02:00:00:00:01:77 mtu 1400");
+        let mtu = async || {
+            let reader = agent.readers.reader();
+            let fib = reader.load();
+            fib.networks()
+                .next()
+                .filter(|(_, n)| n.mtu == 1350)
+                .map(drop)
+        };
+        eventually("the overlay's MTU", mtu).await;
+        let changed = async || match agent.next_hop() {
+            NextHopState::Resolved(_) => (agent.next_hop() != before).then_some(()),
+            NextHopState::Unresolved => None,
+        };
+        eventually("the outer source", changed).await;
+
+        site.node.ip("address del 192.0.2.1/24 dev eth1");
+        let gone = unresolved_because("no longer on the underlay");
+        agent.route("without address", gone).await;
+        site.node.ip("address add 192.0.2.1/24 dev eth1");
+        agent.route("with address", resolved_to(PEER_MAC)).await;
+        site.node.ip("link set eth1 down");
+        agent.route("down", unresolved_because("is down")).await;
+        site.node.ip("link set eth1 up");
+        agent.route("up", resolved_to(PEER_MAC)).await;
+        site.node.ip("link del eth1");
+        agent.route("deleted", unresolved_because("is gone")).await;
+    };
+    site.node.run(|| with_agent(test));
+}
+
+#[test]
+fn pods_come_and_go() {
+    let site = Site::new();
+    let test = async |agent: &Running| {
+        let port = agent
+            .port("first", |port| port.state == PortState::Up)
+            .await;
+        assert_eq!(port.mac, Some(POD_MAC));
+        let up = ["attach 1 pod-a", "admit 1 10.42.1.10"];
+        assert_eq!(agent.recorder.calls(), up);
+
+        site.pod.ip("link del eth0");
+        let down = |port: &PortStatus| matches!(port.state, PortState::Down { .. });
+        agent.port("gone", down).await;
+        assert_eq!(
+            agent.recorder.calls(),
+            ["expel 1 10.42.1.10", "quiesce", "detach 1"]
+        );
+        assert_eq!(agent.readers.reader().load().ports().count(), 0);
+
+        let second = MacAddr([2, 0, 0, 0, 2, 2]);
+        site.add_pod(second);
+        let back = |port: &PortStatus| port.attached_index.is_some();
+        let again = agent.port("back", back).await;
+        assert_ne!(again.attached_index, port.attached_index);
+        assert_eq!(agent.recorder.calls(), up);
+
+        // The pod speaks, so the host's neighbour table learns its MAC, and says so.
+        let third = MacAddr([2, 0, 0, 0, 2, 3]);
+        site.pod.ip(&format!("link set eth0 address {third}"));
+        site.pod.run(|| async {
+            let kernel = Kernel::open().unwrap();
+            let index = kernel.link_by_name("eth0").await.unwrap().index;
+            kernel.probe(index, GATEWAY).await.unwrap();
+            eventually("the gateway answers", async || {
+                kernel
+                    .neighbour(index, GATEWAY)
+                    .await
+                    .unwrap()?
+                    .usable_mac()
+            })
+            .await;
+        });
+        agent
+            .port("its new MAC", |port| port.mac == Some(third))
+            .await;
+        assert_eq!(agent.recorder.calls(), [""; 0]);
+    };
+    site.node.run(|| with_agent(test));
+}
+
+#[test]
+fn a_start_without_a_pod_or_underlay_fails_and_says_so() {
+    let site = Site::new();
+    let start = async |options: AgentOptions| {
+        let recorder = Recorder::default();
+        let (publisher, _) = Publisher::new();
+        match Agent::start(options, publisher, recorder.clone()).await {
+            Ok(_) => panic!("it should not start"),
+            Err(error) => (error, recorder.calls()),
+        }
+    };
+    site.node.run(|| async {
+        let mut without = options();
+        let mut missing = without.ports[0].clone();
+        missing.name = "b".into();
+        missing.interface = "pod-b".into();
+        missing.addresses = vec!["10.42.1.11".parse().unwrap()];
+        without.ports.push(missing);
+        let (error, calls) = start(without).await;
+        let text = error.to_string();
+        assert!(text.contains("pod b") && text.contains("pod-b"), "{text}");
+        let undone = [
+            "attach 1 pod-a",
+            "admit 1 10.42.1.10",
+            "expel 1 10.42.1.10",
+            "quiesce",
+            "detach 1",
+        ];
+        assert_eq!(calls, undone);
+
+        let mut without = options();
+        without.underlay.name = "eth9".into();
+        let (error, calls) = start(without).await;
+        assert!(matches!(error, AgentError::NoUnderlay { .. }), "{error}");
+        assert_eq!(calls, [""; 0]);
+
+        let mut without = options();
+        without.underlay.address = Ipv4Addr::new(192, 0, 2, 77);
+        let (error, _) = start(without).await;
+        assert!(
+            matches!(error, AgentError::NoUnderlayAddress { .. }),
+            "{error}"
+        );
+    });
+}

@@ -1,0 +1,240 @@
+//! `run`, `check` and `cleanup`: the only place where both planes meet.
+
+use std::fs::{self, File, TryLockError};
+use std::time::Duration;
+
+use anyhow::{Context, bail};
+use tokio::signal::unix::{SignalKind, signal};
+use viaduct_config::{Config, Mac, Polling, XdpMode};
+use viaduct_control::kernel::Kernel;
+use viaduct_control::{
+    Agent, AgentOptions, NetworkOptions, PortOptions, RouteOptions, UnderlayOptions,
+};
+use viaduct_encap::{MacAddr, Vni};
+use viaduct_fib::{PortId, Publisher};
+use viaduct_router::{Router, RouterOptions, remove_pins};
+
+use crate::host::{self, Underlay};
+use crate::plane::{Plane, SharedRouter};
+use crate::server::Server;
+
+fn runtime() -> anyhow::Result<tokio::runtime::Runtime> {
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build();
+    runtime.context("cannot start the control thread")
+}
+
+/// Says what [`run`] would refuse.
+pub(crate) fn check(config: &Config) -> anyhow::Result<()> {
+    runtime()?.block_on(async {
+        let kernel = Kernel::open()?;
+        let underlay = host::underlay(&kernel, config).await?;
+        let mut links = host::pods(&kernel, config).await?;
+        links.push(underlay.link);
+        // A router that runs, or died, has its programs there by right.
+        if !config.runtime.pins(&config.node.name).exists() {
+            host::no_foreign_xdp(&kernel, &links, Duration::ZERO).await?;
+        }
+        println!(
+            "{}: good; underlay {} {}",
+            config.file.display(),
+            config.underlay.interface,
+            underlay.address
+        );
+        Ok(())
+    })
+}
+
+/// One router a node name: the lock says that it lives.
+fn lock(config: &Config) -> anyhow::Result<File> {
+    let path = config.runtime.lock(&config.node.name);
+    fs::create_dir_all(&config.runtime.directory)
+        .with_context(|| format!("cannot make {}", config.runtime.directory.display()))?;
+    let file = File::create(&path).with_context(|| format!("cannot open {}", path.display()))?;
+    match file.try_lock() {
+        Ok(()) => Ok(file),
+        Err(TryLockError::WouldBlock) => {
+            bail!(
+                "a router for node {} is running (it holds {}); stop it first",
+                config.node.name,
+                path.display()
+            )
+        }
+        Err(TryLockError::Error(e)) => {
+            Err(e).with_context(|| format!("cannot lock {}", path.display()))
+        }
+    }
+}
+
+/// Removes pins, socket and lock of a router that is not running.
+pub(crate) fn cleanup(config: &Config) -> anyhow::Result<()> {
+    let lock = lock(config)?;
+    let pins = config.runtime.pins(&config.node.name);
+    let removed =
+        remove_pins(&pins).with_context(|| format!("cannot remove {}", pins.display()))?;
+    let _ = fs::remove_file(config.runtime.socket(&config.node.name));
+    let _ = fs::remove_file(config.runtime.lock(&config.node.name));
+    drop(lock);
+    println!("{}: {removed} XDP links removed", config.node.name);
+    Ok(())
+}
+
+/// Runs the router until it is told to stop.
+pub(crate) fn run(config: &Config) -> anyhow::Result<()> {
+    let lock = lock(config)?;
+    let result = runtime()?.block_on(serve(config));
+    let _ = fs::remove_file(config.runtime.socket(&config.node.name));
+    let _ = fs::remove_file(config.runtime.lock(&config.node.name));
+    drop(lock);
+    result
+}
+
+async fn serve(config: &Config) -> anyhow::Result<()> {
+    // Signals are caught from here on, so that none can cut a start in two.
+    let mut terminate = signal(SignalKind::terminate()).context("cannot catch SIGTERM")?;
+    let mut interrupt = signal(SignalKind::interrupt()).context("cannot catch SIGINT")?;
+    let kernel = Kernel::open()?;
+    let underlay = host::underlay(&kernel, config).await?;
+    let mut links = host::pods(&kernel, config).await?;
+    links.push(underlay.link.clone());
+    let pins = config.runtime.pins(&config.node.name);
+    if remove_pins(&pins).with_context(|| format!("cannot remove {}", pins.display()))? > 0 {
+        tracing::warn!(pins = %pins.display(), "removed the XDP links of a dead predecessor");
+    }
+    host::no_foreign_xdp(&kernel, &links, Duration::from_secs(1)).await?;
+
+    let (publisher, readers) = Publisher::new();
+    let mut router = Router::start(router_options(config), &readers)?;
+    open_pinholes(&mut router, &kernel, config, &underlay).await?;
+    let attached = router.attach(
+        PortId::UNDERLAY,
+        &underlay.link.name,
+        underlay.link.index,
+        None,
+    )?;
+    tracing::info!(interface = attached.interface, mode = ?attached.mode, queues = attached.queues, zero_copy = attached.zero_copy, address = %underlay.address, "underlay attached");
+    if attached.mode == viaduct_router::XdpMode::Generic && config.underlay.xdp == XdpMode::Auto {
+        tracing::warn!(
+            interface = attached.interface,
+            "the driver has no native XDP; generic mode is slower"
+        );
+    }
+
+    let router = SharedRouter::new(router);
+    let plane = Plane {
+        router: router.clone(),
+        networks: port_networks(config),
+    };
+    let agent = Agent::start(agent_options(config, &underlay), publisher, plane).await?;
+    let server = Server::bind(config, router.clone(), agent.status(), underlay.address)?;
+    println!("ready");
+    tracing::info!(node = config.node.name, "ready");
+
+    let stop = async {
+        tokio::select! {
+            _ = terminate.recv() => {}
+            _ = interrupt.recv() => {}
+        }
+        tracing::info!("stopping");
+    };
+    // The server never ends by itself.
+    let plane = tokio::select! {
+        plane = agent.run(stop) => plane,
+        never = server.serve() => match never {},
+    };
+    drop(plane);
+    Ok(())
+}
+
+async fn open_pinholes(
+    router: &mut Router,
+    kernel: &Kernel,
+    config: &Config,
+    underlay: &Underlay,
+) -> anyhow::Result<()> {
+    let own = host::own_addresses(kernel).await?;
+    for network in &config.networks {
+        let vni = vni(network.vni);
+        router.add_vtep(underlay.address, network.port)?;
+        for prefix in &network.cluster_prefixes {
+            router.add_cluster_prefix(vni, prefix.network(), prefix.prefix_len(), true)?;
+            for address in own.iter().filter(|a| prefix.contains(*a)) {
+                let bits = if address.is_ipv4() { 32 } else { 128 };
+                router.add_cluster_prefix(vni, *address, bits, false)?;
+            }
+        }
+    }
+    Ok(())
+}
+
+/// The configuration checks that VNIs have 24 bits.
+fn vni(number: u32) -> Vni {
+    Vni::new(number & 0xff_ffff).expect("masked to 24 bits")
+}
+
+fn mac(mac: Mac) -> MacAddr {
+    MacAddr(mac.0)
+}
+
+fn port_networks(config: &Config) -> Vec<Vni> {
+    let network = |i: usize| config.networks.get(i).map(|n| vni(n.vni));
+    config
+        .pods
+        .iter()
+        .filter_map(|p| network(p.network))
+        .collect()
+}
+
+fn router_options(config: &Config) -> RouterOptions {
+    RouterOptions {
+        workers: config.workers.count,
+        cpus: config.workers.cpus.clone(),
+        adaptive: config.workers.polling == Polling::Adaptive,
+        max_ports: config.workers.max_ports,
+        heartbeat_timeout: config.workers.heartbeat_timeout,
+        xdp_mode: match config.underlay.xdp {
+            XdpMode::Auto => None,
+            XdpMode::Native => Some(viaduct_router::XdpMode::Native),
+            XdpMode::Generic => Some(viaduct_router::XdpMode::Generic),
+        },
+        max_queues: config
+            .underlay
+            .queues
+            .map(|q| u32::try_from(q).unwrap_or(u32::MAX)),
+        pins: config.runtime.pins(&config.node.name),
+    }
+}
+
+fn agent_options(config: &Config, underlay: &Underlay) -> AgentOptions {
+    let networks = config.networks.iter().map(|n| NetworkOptions {
+        name: n.name.clone(),
+        vni: vni(n.vni),
+        udp_port: n.port,
+        vtep_mac: mac(n.vtep_mac),
+        pod_prefixes: n.pod_prefixes.clone(),
+        cluster_prefixes: n.cluster_prefixes.clone(),
+    });
+    let ports = config.pods.iter().map(|p| PortOptions {
+        name: p.name.clone(),
+        interface: p.interface.clone(),
+        network: p.network,
+        addresses: p.addresses.clone(),
+        mac: p.mac.map(mac),
+    });
+    let routes = config.routes.iter().map(|r| RouteOptions {
+        network: r.network,
+        prefixes: r.prefixes.clone(),
+        vtep: r.vtep,
+        vtep_mac: mac(r.vtep_mac),
+    });
+    AgentOptions {
+        underlay: UnderlayOptions {
+            name: underlay.link.name.clone(),
+            address: underlay.address,
+        },
+        networks: networks.collect(),
+        ports: ports.collect(),
+        routes: routes.collect(),
+    }
+}

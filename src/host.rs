@@ -1,0 +1,105 @@
+//! What a configuration asks of this host, looked at without touching it.
+
+use std::net::{IpAddr, Ipv4Addr};
+use std::time::Duration;
+
+use anyhow::{Context, bail, ensure};
+use ipnet::IpNet;
+use viaduct_config::Config;
+use viaduct_control::kernel::{Kernel, LinkInfo};
+
+/// The underlay, as found.
+pub(crate) struct Underlay {
+    pub(crate) link: LinkInfo,
+    pub(crate) address: Ipv4Addr,
+}
+
+/// Where the configuration says a thing, for messages.
+fn place(config: &Config, line: usize) -> String {
+    format!("{}:{line}", config.file.display())
+}
+
+/// Finds the underlay interface and this node's address on it.
+pub(crate) async fn underlay(kernel: &Kernel, config: &Config) -> anyhow::Result<Underlay> {
+    let wanted = &config.underlay;
+    let at = || place(config, wanted.line);
+    let link = kernel
+        .link_by_name(&wanted.interface)
+        .await
+        .with_context(at)?;
+    ensure!(
+        link.mtu <= viaduct_router::MAX_MTU,
+        "{}: {} has an MTU of {}; more than {} does not fit a frame yet",
+        at(),
+        link.name,
+        link.mtu,
+        viaduct_router::MAX_MTU
+    );
+    let addresses = kernel.addresses(link.index).await.with_context(at)?;
+    let mut v4 = addresses.iter().filter_map(|a| match a {
+        IpNet::V4(a) => Some(a.addr()),
+        IpNet::V6(_) => None,
+    });
+    let address = match wanted.address {
+        Some(address) if v4.any(|a| a == address) => address,
+        Some(address) => bail!(
+            "{}: {} does not have the address {address}",
+            at(),
+            link.name
+        ),
+        None => v4.find(|a| !a.is_link_local()).with_context(|| {
+            format!(
+                "{}: {} has no IPv4 address; give it one, or name another interface",
+                at(),
+                link.name
+            )
+        })?,
+    };
+    Ok(Underlay { link, address })
+}
+
+/// The interfaces of all pods; a missing one is an error with its line.
+pub(crate) async fn pods(kernel: &Kernel, config: &Config) -> anyhow::Result<Vec<LinkInfo>> {
+    let mut links = Vec::new();
+    for pod in &config.pods {
+        let link = kernel.link_by_name(&pod.interface).await;
+        links.push(link.with_context(|| place(config, pod.line))?);
+    }
+    Ok(links)
+}
+
+/// Refuses devices that carry somebody else's XDP program. One that has just
+/// been detached may be seen for a moment.
+pub(crate) async fn no_foreign_xdp(
+    kernel: &Kernel,
+    links: &[LinkInfo],
+    patience: Duration,
+) -> anyhow::Result<()> {
+    let until = tokio::time::Instant::now() + patience;
+    for link in links {
+        loop {
+            let now = kernel.link_by_name(&link.name).await?;
+            let Some(xdp) = now.xdp else { break };
+            if tokio::time::Instant::now() >= until {
+                bail!(
+                    "cannot attach XDP to {}: another XDP program (id {}) is attached; \
+                     detach it (ip link set dev {} xdp off)",
+                    link.name,
+                    xdp.program_id,
+                    link.name
+                );
+            }
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    }
+    Ok(())
+}
+
+/// This host's own addresses: the kernel's, even inside the cluster's prefixes.
+pub(crate) async fn own_addresses(kernel: &Kernel) -> anyhow::Result<Vec<IpAddr>> {
+    let addresses = kernel
+        .all_addresses()
+        .await
+        .context("cannot list this host's addresses")?;
+    Ok(addresses.into_iter().map(|a| a.address.addr()).collect())
+}

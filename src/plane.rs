@@ -1,0 +1,77 @@
+//! The router as the control plane asks for it.
+
+use std::net::IpAddr;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use viaduct_control::kernel::LinkInfo;
+use viaduct_control::{DataPlane, DataPlaneError};
+use viaduct_encap::Vni;
+use viaduct_fib::PortId;
+use viaduct_router::{MAX_MTU, Router};
+
+/// The router, shared by the agent and the status server. Workers never see
+/// the lock.
+#[derive(Clone)]
+pub(crate) struct SharedRouter(Arc<Mutex<Router>>);
+
+impl SharedRouter {
+    pub(crate) fn new(router: Router) -> Self {
+        Self(Arc::new(Mutex::new(router)))
+    }
+
+    pub(crate) fn lock(&self) -> MutexGuard<'_, Router> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// [`DataPlane`] over the router; knows which network a port is in.
+pub(crate) struct Plane {
+    pub(crate) router: SharedRouter,
+    /// By port, from 1.
+    pub(crate) networks: Vec<Vni>,
+}
+
+impl DataPlane for Plane {
+    fn attach_port(&mut self, id: PortId, link: &LinkInfo) -> Result<(), DataPlaneError> {
+        if link.mtu > MAX_MTU {
+            let (name, mtu) = (&link.name, link.mtu);
+            let text =
+                format!("{name} has an MTU of {mtu}; more than {MAX_MTU} does not fit a frame yet");
+            return Err(DataPlaneError::new(text));
+        }
+        let vni = usize::from(id.0)
+            .checked_sub(1)
+            .and_then(|i| self.networks.get(i))
+            .copied();
+        let vni = vni.ok_or_else(|| DataPlaneError::new(format!("{id} has no network")))?;
+        let attached = self
+            .router
+            .lock()
+            .attach(id, &link.name, link.index, Some(vni));
+        let attached = attached.map_err(DataPlaneError::new)?;
+        tracing::info!(interface = link.name, mode = ?attached.mode, queues = attached.queues, zero_copy = attached.zero_copy, "port attached");
+        Ok(())
+    }
+
+    fn detach_port(&mut self, id: PortId) -> Result<(), DataPlaneError> {
+        self.router.lock().detach(id).map_err(DataPlaneError::new)
+    }
+
+    fn admit_pod(&mut self, vni: Vni, address: IpAddr) -> Result<(), DataPlaneError> {
+        self.router
+            .lock()
+            .admit_pod(vni, address)
+            .map_err(DataPlaneError::new)
+    }
+
+    fn expel_pod(&mut self, vni: Vni, address: IpAddr) -> Result<(), DataPlaneError> {
+        self.router
+            .lock()
+            .expel_pod(vni, address)
+            .map_err(DataPlaneError::new)
+    }
+
+    fn quiesce(&mut self) {
+        self.router.lock().quiesce();
+    }
+}

@@ -1,0 +1,252 @@
+//! What `status`, `ports`, `routes` and `drops` say, as JSON and for people.
+
+use std::fmt::Write;
+
+use serde_json::{Value, json};
+use viaduct_fib::PortId;
+use viaduct_router::{Attached, PortTotals, Router};
+
+use crate::server::Server;
+
+pub(crate) fn status(server: &Server) -> Value {
+    let router = server.router.lock();
+    let agent = server.agent.get();
+    let totals = router.worker_totals();
+    let workers = totals.iter().enumerate().map(|(index, w)| {
+        json!({
+            "worker": index, "turns": w.turns, "waits": w.waits, "free_frames": w.free_frames,
+            "checksums_finished": w.checksums_finished,
+        })
+    });
+    let outcomes = router.outcomes();
+    json!({
+        "node": server.config.node.name,
+        "version": env!("CARGO_PKG_VERSION"),
+        "ready": true,
+        "underlay": { "address": server.address, "device": router.attached(PortId::UNDERLAY).map(device) },
+        "networks": server.config.networks.iter().map(|n| json!({
+            "name": n.name, "vni": n.vni, "port": n.port, "vtep_mac": n.vtep_mac.to_string(),
+        })).collect::<Vec<_>>(),
+        "workers": workers.collect::<Vec<_>>(),
+        "xdp": { "redirected": outcomes.redirected, "passed": outcomes.passed, "stale": outcomes.stale },
+        "epoch": agent.epoch,
+        "ports": agent.ports.len(),
+        "routes": agent.routes.len(),
+    })
+}
+
+fn device(a: &Attached) -> Value {
+    json!({
+        "interface": a.interface, "ifindex": a.ifindex, "xdp": format!("{:?}", a.mode).to_lowercase(),
+        "zero_copy": a.zero_copy, "queues": a.queues,
+    })
+}
+
+fn port(router: &Router, id: PortId, mut report: Value) -> Value {
+    let PortTotals {
+        rx_packets,
+        rx_bytes,
+        tx_packets,
+        tx_bytes,
+        drops,
+    } = router.port_totals(id);
+    let counted = json!({
+        "rx_packets": rx_packets, "rx_bytes": rx_bytes, "tx_packets": tx_packets, "tx_bytes": tx_bytes,
+        "drops": drops.iter().map(|(_, n)| n).sum::<u64>(), "device": router.attached(id).map(device),
+    });
+    if let (Some(report), Value::Object(counted)) = (report.as_object_mut(), counted) {
+        report.extend(counted);
+    }
+    report
+}
+
+pub(crate) fn ports(server: &Server) -> Value {
+    let router = server.router.lock();
+    let underlay = json!({ "id": 0, "name": "underlay", "interface": server.config.underlay.interface, "state": "up" });
+    let mut list = vec![port(&router, PortId::UNDERLAY, underlay)];
+    for pod in &server.agent.get().ports {
+        list.push(port(&router, PortId(pod.id), json!(pod)));
+    }
+    json!({ "ports": list })
+}
+
+pub(crate) fn routes(server: &Server) -> Value {
+    json!({ "routes": server.agent.get().routes })
+}
+
+pub(crate) fn drops(server: &Server) -> Value {
+    let router = server.router.lock();
+    let mut names = vec![(PortId::UNDERLAY, "underlay".to_owned())];
+    names.extend(
+        server
+            .agent
+            .get()
+            .ports
+            .iter()
+            .map(|p| (PortId(p.id), p.name.clone())),
+    );
+    let list: Vec<Value> = names
+        .iter()
+        .flat_map(|(id, name)| {
+            let drops = router.port_totals(*id).drops;
+            drops.into_iter().map(move |(reason, packets)| {
+                json!({ "port": name, "reason": reason.label(), "packets": packets, "meaning": reason.sentence() })
+            })
+        })
+        .collect();
+    json!({ "drops": list })
+}
+
+/// A field for people: text without quotes, nothing for null.
+fn field(of: &Value, name: &str) -> String {
+    match of.pointer(&format!("/{}", name.replace('.', "/"))) {
+        None | Some(Value::Null) => "-".into(),
+        Some(Value::String(text)) => text.clone(),
+        Some(Value::Array(items)) => items
+            .iter()
+            .filter_map(Value::as_str)
+            .collect::<Vec<_>>()
+            .join(" "),
+        Some(other) => other.to_string(),
+    }
+}
+
+fn table(rows: &Value, columns: &[(&str, &str)]) -> String {
+    let empty = Vec::new();
+    let rows = rows.as_array().unwrap_or(&empty);
+    let mut cells = vec![
+        columns
+            .iter()
+            .map(|(title, _)| (*title).to_owned())
+            .collect::<Vec<_>>(),
+    ];
+    cells.extend(
+        rows.iter()
+            .map(|row| columns.iter().map(|(_, name)| field(row, name)).collect()),
+    );
+    let width = |column: usize| {
+        cells
+            .iter()
+            .filter_map(|r| r.get(column))
+            .map(String::len)
+            .max()
+            .unwrap_or(0)
+    };
+    let widths: Vec<usize> = (0..columns.len()).map(width).collect();
+    let mut out = String::new();
+    for row in &cells {
+        let line: Vec<String> = row
+            .iter()
+            .zip(&widths)
+            .map(|(cell, w)| format!("{cell:w$}"))
+            .collect();
+        let _ = writeln!(out, "{}", line.join("  ").trim_end());
+    }
+    out
+}
+
+pub(crate) fn status_text(reply: &Value) -> String {
+    let mut out = String::new();
+    let line = |out: &mut String, title: &str, text: String| {
+        let _ = writeln!(out, "{title:10} {text}");
+    };
+    line(&mut out, "node", field(reply, "node"));
+    line(
+        &mut out,
+        "underlay",
+        format!(
+            "{} {}, XDP {}, {} queue(s), zero-copy {}",
+            field(reply, "underlay.device.interface"),
+            field(reply, "underlay.address"),
+            field(reply, "underlay.device.xdp"),
+            field(reply, "underlay.device.queues"),
+            field(reply, "underlay.device.zero_copy"),
+        ),
+    );
+    line(
+        &mut out,
+        "table",
+        format!(
+            "{} ports, {} routes, epoch {}",
+            field(reply, "ports"),
+            field(reply, "routes"),
+            field(reply, "epoch"),
+        ),
+    );
+    line(
+        &mut out,
+        "pinholes",
+        format!(
+            "{} to workers, {} to the kernel, {} to the kernel for want of a heartbeat",
+            field(reply, "xdp.redirected"),
+            field(reply, "xdp.passed"),
+            field(reply, "xdp.stale"),
+        ),
+    );
+    let networks = reply.get("networks").unwrap_or(&Value::Null);
+    out += &table(
+        networks,
+        &[
+            ("NETWORK", "name"),
+            ("VNI", "vni"),
+            ("PORT", "port"),
+            ("VTEP MAC", "vtep_mac"),
+        ],
+    );
+    let workers = reply.get("workers").unwrap_or(&Value::Null);
+    out += &table(
+        workers,
+        &[
+            ("WORKER", "worker"),
+            ("TURNS", "turns"),
+            ("SLEEPS", "waits"),
+            ("FREE FRAMES", "free_frames"),
+            ("CHECKSUMS FINISHED", "checksums_finished"),
+        ],
+    );
+    out
+}
+
+pub(crate) fn ports_text(reply: &Value) -> String {
+    table(
+        reply.get("ports").unwrap_or(&Value::Null),
+        &[
+            ("PORT", "name"),
+            ("INTERFACE", "interface"),
+            ("STATE", "state"),
+            ("RECEIVED", "rx_packets"),
+            ("SENT", "tx_packets"),
+            ("DROPPED", "drops"),
+            ("XDP", "device.xdp"),
+            ("ADDRESSES", "addresses"),
+            ("REASON", "reason"),
+        ],
+    )
+}
+
+pub(crate) fn routes_text(reply: &Value) -> String {
+    table(
+        reply.get("routes").unwrap_or(&Value::Null),
+        &[
+            ("NETWORK", "network"),
+            ("PREFIX", "prefix"),
+            ("VTEP", "vtep"),
+            ("STATE", "state"),
+            ("NEXT HOP", "next_hop"),
+            ("MAC", "mac"),
+            ("REASON", "reason"),
+        ],
+    )
+}
+
+pub(crate) fn drops_text(reply: &Value) -> String {
+    table(
+        reply.get("drops").unwrap_or(&Value::Null),
+        &[
+            ("PORT", "port"),
+            ("PACKETS", "packets"),
+            ("REASON", "reason"),
+            ("MEANING", "meaning"),
+        ],
+    )
+}
