@@ -44,20 +44,14 @@ pub fn flow_hash(packet: &IpPacket) -> u32 {
     let mut hash = mix(MULTIPLIER, src.0.rotate_left(32) ^ dst.0);
     hash = mix(hash, src.1.rotate_left(32) ^ dst.1);
     hash = mix(hash, ports << 8 | u64::from(protocol));
-    #[expect(clippy::cast_possible_truncation, reason = "the upper half")]
-    {
-        (hash >> 32) as u32
-    }
+    (hash >> 32) as u32
 }
 
 /// The outer source port of a flow: 49152 to 65535, the dynamic ports
 /// (RFC 6335, section 6).
 #[inline]
 pub const fn source_port(hash: u32) -> u16 {
-    #[expect(clippy::cast_possible_truncation, reason = "14 bits")]
-    {
-        0xc000 | (hash & 0x3fff) as u16
-    }
+    0xc000 | (hash & 0x3fff) as u16
 }
 
 #[cfg(test)]

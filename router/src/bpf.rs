@@ -191,7 +191,7 @@ impl Pinholes {
             ebpf,
             heartbeat,
             pins: pins.to_owned(),
-            links: Default::default(),
+            links: std::collections::HashMap::default(),
         };
         for name in ["viaduct_underlay", "viaduct_pod"] {
             pinholes
@@ -417,9 +417,9 @@ impl Pinholes {
 
     pub(crate) fn detach_all(&mut self) {
         let attached: Vec<u32> = self.links.keys().copied().collect();
-        attached
-            .into_iter()
-            .for_each(|ifindex| self.detach(ifindex));
+        for ifindex in attached {
+            self.detach(ifindex);
+        }
     }
 }
 

@@ -129,7 +129,7 @@ impl Router {
             stop: AtomicBool::new(false),
         });
         let umem = area.umem();
-        let parts = WorkerParts {
+        let worker = WorkerParts {
             shared: Arc::clone(&shared),
             reader: readers.reader(),
             area,
@@ -151,7 +151,7 @@ impl Router {
                 if let Some(id) = cpu {
                     core_affinity::set_for_current(core_affinity::CoreId { id });
                 }
-                Worker::new(parts).run();
+                Worker::new(worker).run();
             })?;
         Ok(Handle {
             shared,

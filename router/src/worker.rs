@@ -28,6 +28,8 @@ const IDLE_TURNS: u32 = 256;
 pub(crate) const RESERVE: usize = 2048;
 /// The least fill ring a queue is given.
 pub(crate) const MIN_QUOTA: usize = 64;
+/// Fewer missing frames than this are not worth a shared line.
+const TOP_UP: u32 = 32;
 /// The most.
 const MAX_QUOTA: usize = 1024;
 
@@ -352,8 +354,7 @@ fn send(
 /// Tops the fill ring up to the quota.
 fn refill(xsk: &mut Xsk, pool: &mut Pool, area: &Area, owner: u16, quota: u32) {
     let missing = quota.saturating_sub(xsk.filled());
-    // Small top-ups are not worth a shared line.
-    if missing < quota.min(MIN_QUOTA as u32) / 2 {
+    if missing < TOP_UP {
         return;
     }
     for _ in 0..missing {

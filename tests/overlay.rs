@@ -1,0 +1,275 @@
+//! Pods on different nodes, real kernels on both ends, routers in between.
+
+mod common;
+
+use common::{Testbed, vtep_mac, wait_for};
+
+fn peers(others: &[u8]) -> Vec<(u8, String)> {
+    others.iter().map(|&n| (n, vtep_mac(n))).collect()
+}
+
+fn borrowed(peers: &[(u8, String)]) -> Vec<(u8, &str)> {
+    peers.iter().map(|(n, mac)| (*n, mac.as_str())).collect()
+}
+
+/// Every packet that a router has received was sent or dropped for a reason.
+fn balanced(router: &common::Daemon) {
+    let (received, sent, dropped) = router.balance();
+    assert_eq!(received, sent + dropped, "received = sent + dropped");
+}
+
+fn two_nodes(workers: &str, queues: u8) {
+    let mut bed = Testbed::new();
+    let (a, b) = (bed.node(1, queues), bed.node(2, queues));
+    let (web, dns, far) = (
+        bed.pod(&a, "web", 2),
+        bed.pod(&a, "dns", 3),
+        bed.pod(&b, "web", 2),
+    );
+    let ra = bed.router(&a, &[&web, &dns], &borrowed(&peers(&[2])), workers);
+    let rb = bed.router(&b, &[&far], &borrowed(&peers(&[1])), workers);
+
+    for (address, header) in [(far.v4(), 20), (far.v6(), 40)] {
+        let before = ra.port("veth-web", "rx_packets");
+        for size in [1, 100, 1450 - header - 8] {
+            assert_eq!(
+                web.namespace.ping(&address, 5, size),
+                5,
+                "{address} with {size} bytes"
+            );
+        }
+        assert!(
+            ra.port("veth-web", "rx_packets") - before >= 15,
+            "the worker carried them"
+        );
+        web.tcp(&far, &address, 3_000_000);
+    }
+    far.tcp(&web, &web.v4(), 1_000_000);
+    far.tcp(&web, &web.v6(), 1_000_000);
+    assert_eq!(web.namespace.ping(&dns.v4(), 5, 56), 5, "pods of one node");
+    assert_eq!(web.namespace.ping(&dns.v6(), 5, 56), 5, "pods of one node");
+    web.tcp(&dns, &dns.v4(), 1_000_000);
+    assert!(ra.port("veth-dns", "tx_packets") >= 10, "by the workers");
+    assert_eq!(ra.port("underlay", "drops"), 0);
+    balanced(&ra);
+    balanced(&rb);
+}
+
+#[test]
+fn pods_reach_pods_with_one_worker() {
+    two_nodes("count = 1", 1);
+}
+
+#[test]
+fn pods_reach_pods_with_two_workers() {
+    two_nodes("count = 2", 2);
+}
+
+/// One node is the kernel's own VXLAN device, set up as flannel does.
+#[test]
+fn a_kernel_vxlan_peer_set_up_as_flannel_does() {
+    let mut bed = Testbed::new();
+    let (a, k) = (bed.node(1, 1), bed.node(9, 1));
+    let (web, far) = (bed.pod(&a, "web", 2), bed.pod(&k, "web", 2));
+    let node = &k.namespace;
+    let kernel_mac = "02:00:00:00:09:09";
+    node.run(&format!("ip link add flannel.1 address {kernel_mac} mtu 1450 type vxlan id 1 dstport 8472 local 192.0.2.9 dev eth0 nolearning"));
+    node.run("ip address add 10.244.9.0/32 dev flannel.1");
+    node.run("ip address add fd00:10:244:9::/128 dev flannel.1 nodad");
+    node.run("ip link set flannel.1 up");
+    node.run("ip route add 10.244.1.0/24 via 10.244.1.0 dev flannel.1 onlink");
+    node.run("ip -6 route add fd00:10:244:1::/64 via fd00:10:244:1:: dev flannel.1 onlink");
+    let mac = vtep_mac(1);
+    for address in ["10.244.1.0", "fd00:10:244:1::"] {
+        node.run(&format!(
+            "ip neighbour add {address} lladdr {mac} dev flannel.1 nud permanent"
+        ));
+    }
+    node.run(&format!(
+        "bridge fdb append {mac} dev flannel.1 dst 192.0.2.1"
+    ));
+    let router = bed.router(&a, &[&web], &[(9, kernel_mac)], "count = 1");
+
+    let capture = bed.directory.path().join("underlay.pcap");
+    let mut tcpdump = a.switch.command("tcpdump");
+    tcpdump
+        .args(["-U", "-i", &a.switch_port, "-w"])
+        .arg(&capture)
+        .stderr(std::process::Stdio::null());
+    let mut tcpdump = tcpdump.spawn().expect("tcpdump runs");
+    wait_for("the capture to begin", || capture.exists());
+
+    for (there, here) in [(far.v4(), web.v4()), (far.v6(), web.v6())] {
+        assert_eq!(web.namespace.ping(&there, 5, 56), 5, "to {there}");
+        assert_eq!(far.namespace.ping(&here, 5, 1000), 5, "to {here}");
+        web.tcp(&far, &there, 500_000);
+        far.tcp(&web, &here, 500_000);
+        // The host of the kernel node: its checksums arrive partial inside VXLAN.
+        assert_eq!(k.namespace.ping(&here, 3, 56), 3, "host to {here}");
+    }
+    assert!(router.port("veth-web", "tx_packets") > 20, "by the workers");
+    balanced(&router);
+
+    let _ = std::process::Command::new("kill")
+        .arg(tcpdump.id().to_string())
+        .status();
+    let _ = tcpdump.wait();
+    let read = |filter: &str| {
+        let mut tshark = std::process::Command::new("tshark");
+        tshark
+            .args([
+                "-d",
+                "udp.port==8472,vxlan",
+                "-o",
+                "ip.check_checksum:TRUE",
+                "-r",
+            ])
+            .arg(&capture)
+            .args(["-Y", filter]);
+        common::must(&mut tshark).lines().count()
+    };
+    assert!(read("vxlan") > 100, "the capture has the tunnel's packets");
+    assert_eq!(
+        read("_ws.malformed || ip.checksum.status == \"Bad\""),
+        0,
+        "malformed packets"
+    );
+}
+
+/// SSH-like TCP, ping and foreign UDP to the node itself, whatever the router does.
+#[test]
+fn the_node_itself_stays_reachable_and_is_left_as_it_was() {
+    let mut bed = Testbed::new();
+    let (a, b) = (bed.node(1, 1), bed.node(2, 1));
+    let web = bed.pod(&a, "web", 2);
+    let xdp = |ns: &common::Namespace| ns.run("ip -d link show").matches("prog/xdp").count();
+    let reachable = |when: &str| {
+        assert_eq!(b.namespace.ping("192.0.2.1", 3, 56), 3, "ping, {when}");
+        let listen = ["10", "socat", "-u", "TCP4-LISTEN:22,reuseaddr", "STDOUT"];
+        let server = a
+            .namespace
+            .command("timeout")
+            .args(listen)
+            .stdout(std::process::Stdio::piped())
+            .spawn()
+            .expect("socat");
+        wait_for("TCP to the node", || {
+            let client = ["-c", "echo hello | timeout 3 socat - TCP4:192.0.2.1:22"];
+            b.namespace
+                .command("sh")
+                .args(client)
+                .output()
+                .is_ok_and(|o| o.status.success())
+        });
+        assert_eq!(
+            server.wait_with_output().expect("socat").stdout,
+            b"hello\n",
+            "TCP, {when}"
+        );
+    };
+    let before = a.namespace.run("ethtool -k eth0");
+    let mut router = bed.router(&a, &[&web], &borrowed(&peers(&[2])), "count = 1");
+    assert_eq!(
+        xdp(&a.namespace),
+        2,
+        "XDP on the underlay and on the pod's veth"
+    );
+    reachable("running");
+    router.signal("-STOP");
+    reachable("stopped with SIGSTOP");
+    router.signal("-CONT");
+    router.kill();
+    assert_eq!(xdp(&a.namespace), 2, "the links are pinned");
+    reachable("after SIGKILL");
+    // A successor takes over, and stops cleanly.
+    router.start();
+    reachable("with a successor");
+    router.stop();
+    assert_eq!(xdp(&a.namespace), 0, "after a clean stop");
+    assert_eq!(
+        a.namespace.run("ethtool -k eth0"),
+        before,
+        "the interface is as before"
+    );
+    reachable("after a clean stop");
+    // And what a dead one left can be removed without a successor.
+    router.start();
+    router.kill();
+    assert!(router.cleanup().contains("2 XDP links removed"));
+    wait_for("the links to detach", || xdp(&a.namespace) == 0);
+}
+
+#[test]
+fn a_pod_that_restarts_is_found_again_and_no_frame_is_lost() {
+    let mut bed = Testbed::new();
+    let a = bed.node(1, 1);
+    let (web, dns) = (bed.pod(&a, "web", 2), bed.pod(&a, "dns", 3));
+    let router = bed.router(&a, &[&web, &dns], &[], "count = 1");
+    assert_eq!(dns.namespace.ping(&web.v4(), 3, 56), 3);
+    let free = || {
+        router.ask("status")["workers"][0]["free_frames"]
+            .as_u64()
+            .expect("a number")
+    };
+    wait_for("the worker to rest", || free() > 0);
+    for round in 0..5 {
+        a.namespace.run("ip link delete veth-web");
+        wait_for("the port to go down", || {
+            router.ask("ports")["ports"][1]["state"] == "down"
+        });
+        web.plug(&a);
+        wait_for("the port to come back", || {
+            router.ask("ports")["ports"][1]["state"] == "up"
+        });
+        assert_eq!(dns.namespace.ping(&web.v4(), 3, 56), 3, "round {round}");
+        assert_eq!(dns.namespace.ping(&web.v6(), 3, 56), 3, "round {round}");
+    }
+    balanced(&router);
+}
+
+#[test]
+fn a_pod_cannot_use_an_address_that_is_not_its_own() {
+    let mut bed = Testbed::new();
+    let a = bed.node(1, 1);
+    let (web, dns) = (bed.pod(&a, "web", 2), bed.pod(&a, "dns", 3));
+    let router = bed.router(&a, &[&web, &dns], &[], "count = 1");
+    web.namespace.run("ip address add 10.244.1.99/32 dev eth0");
+    let ping = [
+        "-c",
+        "3",
+        "-i",
+        "0.02",
+        "-W",
+        "1",
+        "-I",
+        "10.244.1.99",
+        "10.244.1.3",
+    ];
+    let output = web
+        .namespace
+        .command("ping")
+        .args(ping)
+        .output()
+        .expect("ping runs");
+    assert!(!output.status.success(), "the forged pings were answered");
+    let drops = router.ask("drops");
+    assert_eq!(drops["drops"][0]["reason"], "spoofed-source", "{drops}");
+    balanced(&router);
+}
+
+#[test]
+fn an_idle_router_sleeps() {
+    let mut bed = Testbed::new();
+    let a = bed.node(1, 1);
+    let router = bed.router(&a, &[], &[], "count = 1");
+    let turns = || {
+        router.ask("status")["workers"][0]["turns"]
+            .as_u64()
+            .expect("a number")
+    };
+    let before = turns();
+    std::thread::sleep(std::time::Duration::from_secs(2));
+    // Polling would make millions of turns; the heartbeat needs some tens.
+    let made = turns() - before;
+    assert!(made < 20_000, "{made} turns in two idle seconds");
+}
