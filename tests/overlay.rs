@@ -120,6 +120,8 @@ fn a_kernel_vxlan_peer_set_up_as_flannel_does() {
             .args([
                 "-d",
                 "udp.port==8472,vxlan",
+                "-d",
+                "tcp.port==5000,data",
                 "-o",
                 "ip.check_checksum:TRUE",
                 "-r",

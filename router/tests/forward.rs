@@ -1,0 +1,263 @@
+//! Two nodes' forwarding without a network: what one encapsulates the other
+//! delivers, and nothing is allocated on the way.
+
+use std::alloc::{GlobalAlloc, Layout, System};
+use std::cell::Cell;
+use std::net::{IpAddr, Ipv4Addr};
+
+use proptest::prelude::*;
+use viaduct_encap::ethernet::{self, Ethernet};
+use viaduct_encap::{IpPacket, MacAddr, Tunnel, TunnelParams, Vni};
+use viaduct_fib::{
+    Network, NetworkId, NextHop, NextHopState, Port, PortId, Publisher, Reader, TunnelId, Update,
+};
+use viaduct_router::{DropReason, Frame, Tick, Verdict, WorkerState, forward};
+
+thread_local! {
+    static CALLS: Cell<u64> = const { Cell::new(0) };
+}
+
+struct Counting;
+
+// SAFETY: passes everything on to the system's allocator.
+unsafe impl GlobalAlloc for Counting {
+    unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
+        CALLS.with(|c| c.set(c.get() + 1));
+        // SAFETY: as the caller promises.
+        unsafe { System.alloc(layout) }
+    }
+
+    unsafe fn dealloc(&self, at: *mut u8, layout: Layout) {
+        CALLS.with(|c| c.set(c.get() + 1));
+        // SAFETY: as the caller promises.
+        unsafe { System.dealloc(at, layout) }
+    }
+}
+
+#[global_allocator]
+static ALLOCATOR: Counting = Counting;
+
+const POD: MacAddr = MacAddr([2, 0, 0, 0, 2, 2]);
+const GATEWAY: MacAddr = MacAddr([2, 0, 0, 0, 2, 1]);
+const PORT: PortId = PortId(1);
+const HEADROOM: usize = 128;
+
+fn vtep_mac(n: u8) -> MacAddr {
+    MacAddr([2, 0, 0, 0, 1, n])
+}
+
+/// Node N of two: pod 10.244.N.2 on port 1, the other node behind tunnel 0.
+fn node(n: u8, resolved: bool) -> (Publisher, Reader) {
+    let other = 3 - n;
+    let (mut publisher, readers) = Publisher::new();
+    let tunnel = Tunnel::new(&TunnelParams {
+        outer_source_mac: MacAddr([2, 0, 0, 0, 0, n]),
+        outer_destination_mac: MacAddr([2, 0, 0, 0, 0, other]),
+        source: Ipv4Addr::new(192, 0, 2, n),
+        destination: Ipv4Addr::new(192, 0, 2, other),
+        udp_port: 8472,
+        vni: Vni::new(1).unwrap(),
+        inner_source_mac: vtep_mac(n),
+        inner_destination_mac: vtep_mac(other),
+        hop_limit: 64,
+    });
+    let network = Network {
+        vni: Vni::new(1).unwrap(),
+        udp_port: 8472,
+        vtep_mac: vtep_mac(n),
+        overlay_v4: None,
+        overlay_v6: None,
+        mtu: 1450,
+    };
+    let port = Port {
+        network: NetworkId(0),
+        mac: POD,
+        gateway_mac: GATEWAY,
+        mtu: 1450,
+        identity: 0,
+    };
+    let state = if resolved {
+        NextHopState::Resolved(tunnel)
+    } else {
+        NextHopState::Unresolved
+    };
+    let next_hop = NextHop {
+        vtep: IpAddr::from([192, 0, 2, other]),
+        state,
+    };
+    for update in [
+        Update::PutNetwork {
+            id: NetworkId(0),
+            network,
+        },
+        Update::PutPort { id: PORT, port },
+        Update::PutLocal {
+            network: NetworkId(0),
+            address: IpAddr::from([10, 244, n, 2]),
+            port: PORT,
+        },
+        Update::PutNextHop {
+            tunnel: TunnelId(0),
+            next_hop,
+        },
+        Update::PutRemote {
+            network: NetworkId(0),
+            prefix: format!("10.244.{other}.0/24").parse().unwrap(),
+            tunnel: TunnelId(0),
+        },
+    ] {
+        publisher.apply(update).unwrap();
+    }
+    publisher.publish().unwrap();
+    let reader = readers.reader();
+    (publisher, reader)
+}
+
+/// A UDP packet in an Ethernet frame, behind headroom, in a chunk of 2048.
+fn chunk(src: [u8; 4], dst: [u8; 4], ttl: u8, payload: usize) -> (Vec<u8>, usize) {
+    let mut frame = Ethernet {
+        destination: GATEWAY,
+        source: POD,
+        ether_type: ethernet::IPV4,
+    }
+    .to_bytes()
+    .to_vec();
+    etherparse::PacketBuilder::ipv4(src, dst, ttl)
+        .udp(1000, 2000)
+        .write(&mut frame, &vec![7; payload])
+        .unwrap();
+    let len = frame.len();
+    let mut chunk = vec![0; 2048];
+    chunk[HEADROOM..HEADROOM + len].copy_from_slice(&frame);
+    (chunk, len)
+}
+
+/// Forwards and returns the verdict with the packet's new place.
+fn run(
+    reader: &Reader,
+    chunk: &mut [u8],
+    start: usize,
+    len: usize,
+    from: PortId,
+) -> (Verdict, usize, usize) {
+    let mut frame = Frame::new(chunk, start, len).unwrap();
+    let verdict = forward(
+        &reader.load(),
+        &mut WorkerState::default(),
+        &mut frame,
+        from,
+        Tick(0),
+    );
+    (verdict, frame.start(), frame.len())
+}
+
+#[test]
+fn what_one_node_encapsulates_the_other_delivers() {
+    let ((_p1, one), (_p2, two)) = (node(1, true), node(2, true));
+    let (mut c, len) = chunk([10, 244, 1, 2], [10, 244, 2, 2], 64, 100);
+    let (verdict, start, long) = run(&one, &mut c, HEADROOM, len, PORT);
+    assert_eq!(
+        (verdict, start, long),
+        (Verdict::Send(PortId::UNDERLAY), HEADROOM - 50, len + 50)
+    );
+    let (verdict, start, short) = run(&two, &mut c, start, long, PortId::UNDERLAY);
+    assert_eq!(
+        (verdict, start, short),
+        (Verdict::Send(PORT), HEADROOM, len)
+    );
+    let packet = &c[start..start + short];
+    assert_eq!(
+        Ethernet::parse(packet).unwrap(),
+        Ethernet {
+            destination: POD,
+            source: GATEWAY,
+            ether_type: ethernet::IPV4
+        }
+    );
+    let ip = IpPacket::parse(&packet[14..], ethernet::IPV4).unwrap();
+    assert_eq!(ip.hop_limit, 62, "each node is a hop");
+    assert_eq!(packet[14 + 28..], [7; 100]);
+}
+
+#[test]
+fn each_refusal_has_its_reason() {
+    let ((_p1, one), (_p2, two)) = (node(1, true), node(2, true));
+    let refused = |reader: &Reader, src, dst, ttl, payload| {
+        let (mut c, len) = chunk(src, dst, ttl, payload);
+        run(reader, &mut c, HEADROOM, len, PORT).0
+    };
+    let (me, there) = ([10, 244, 1, 2], [10, 244, 2, 2]);
+    for (verdict, reason) in [
+        (
+            refused(&one, [10, 244, 1, 9], there, 64, 1),
+            DropReason::SpoofedSource,
+        ),
+        (
+            refused(&one, me, [10, 99, 0, 1], 64, 1),
+            DropReason::NoRoute,
+        ),
+        (refused(&one, me, there, 1, 1), DropReason::HopLimitExceeded),
+        (refused(&one, me, there, 64, 1450), DropReason::TooBig),
+        (
+            refused(&one, me, [224, 0, 0, 1], 64, 1),
+            DropReason::Multicast,
+        ),
+        (
+            refused(&node(1, false).1, me, there, 64, 1),
+            DropReason::NextHopUnresolved,
+        ),
+    ] {
+        assert_eq!(verdict, Verdict::Drop(reason));
+    }
+    // From the underlay: a source that is not the sending node's, a wrong VTEP MAC.
+    let (mut c, len) = chunk(me, there, 64, 1);
+    let (_, start, long) = run(&one, &mut c, HEADROOM, len, PORT);
+    let mut lie = c.clone();
+    lie[start + 50] ^= 4;
+    assert_eq!(
+        run(&two, &mut lie, start, long, PortId::UNDERLAY).0,
+        Verdict::Drop(DropReason::WrongVtepMac)
+    );
+    assert_eq!(
+        run(&one, &mut c, start, long, PortId::UNDERLAY).0,
+        Verdict::Drop(DropReason::WrongVtepMac)
+    );
+}
+
+#[test]
+fn warm_forwarding_neither_allocates_nor_frees() {
+    let ((_p1, one), (_p2, two)) = (node(1, true), node(2, true));
+    let (original, len) = chunk([10, 244, 1, 2], [10, 244, 2, 2], 64, 1000);
+    let mut c = original.clone();
+    let before = CALLS.with(Cell::get);
+    for _ in 0..10_000 {
+        c.copy_from_slice(&original);
+        let (verdict, start, long) = run(&one, &mut c, HEADROOM, len, PORT);
+        assert!(matches!(verdict, Verdict::Send(PortId::UNDERLAY)));
+        assert!(matches!(
+            run(&two, &mut c, start, long, PortId::UNDERLAY).0,
+            Verdict::Send(PORT)
+        ));
+    }
+    assert_eq!(CALLS.with(Cell::get) - before, 0, "calls of the allocator");
+}
+
+proptest! {
+    /// Any bytes from either side end in one verdict, and the packet stays
+    /// inside its frame.
+    #[test]
+    fn any_bytes_end_in_a_verdict(mut bytes in prop::collection::vec(any::<u8>(), 0..2048), start in 0usize..200, underlay: bool, shape: bool) {
+        let (_publisher, reader) = node(1, true);
+        if shape {
+            // Near a real packet, so that the later stages are reached too.
+            let (c, len) = chunk([10, 244, 1, 2], [10, 244, 2, 2], 64, 64);
+            let at = bytes.len().min(len);
+            for (to, from) in bytes.iter_mut().zip(&c[HEADROOM..HEADROOM + at]).skip(start % 60) { *to = *from; }
+        }
+        let size = bytes.len();
+        let start = start.min(size);
+        let from = if underlay { PortId::UNDERLAY } else { PORT };
+        let (_, start, len) = run(&reader, &mut bytes, start, size - start, from);
+        prop_assert!(start + len <= size);
+    }
+}
