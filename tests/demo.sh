@@ -26,7 +26,7 @@ remove() {
             [ -e "$file" ] || continue
             pid=$(cat "$file")
             # Only what this script started: the pid must still be a router of ours.
-            grep -qz -- "$run" "/proc/$pid/cmdline" 2>/dev/null || continue
+            grep -qza -- "$run" "/proc/$pid/cmdline" 2>/dev/null || continue
             kill -TERM "$pid" 2>/dev/null || true
             for _ in $(seq 50); do [ -d "/proc/$pid" ] || break; sleep 0.1; done
             kill -KILL "$pid" 2>/dev/null || true
@@ -119,7 +119,8 @@ make_pod() { # NODE NAME HOST-PART
 
 start_router() { # LETTER
     local node=$1 log=$run/$1.log
-    inside "$node" "$viaduct" run --config "examples/three-nodes/node-$node.toml" \
+    # No function call here: the pid has to be the router's own.
+    nsenter --net="/run/netns/$prefix-$node" -- "$viaduct" run --config "examples/three-nodes/node-$node.toml" \
         --directory "$run" --bpffs "$pins" >"$run/$node.out" 2>"$log" &
     echo $! >"$run/$node.pid"
     for _ in $(seq 100); do
@@ -180,7 +181,7 @@ done
 
 echo
 echo "demo: TCP from a-web to b-web for 3 seconds"
-inside b-web iperf3 -s -1 -B 10.244.2.2 >/dev/null 2>&1 &
+nsenter --net="/run/netns/$prefix-b-web" -- iperf3 -s -1 -B 10.244.2.2 >/dev/null 2>&1 &
 pids+=($!)
 sleep 0.5
 before=$(carried)
