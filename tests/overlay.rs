@@ -208,12 +208,12 @@ fn a_pod_that_restarts_is_found_again_and_no_frame_is_lost() {
     let (web, dns) = (bed.pod(&a, "web", 2), bed.pod(&a, "dns", 3));
     let router = bed.router(&a, &[&web, &dns], &[], "count = 1");
     assert_eq!(dns.namespace.ping(&web.v4(), 3, 56), 3);
-    let free = || {
-        router.ask("status")["workers"][0]["free_frames"]
-            .as_u64()
-            .expect("a number")
+    let whole = || {
+        let worker = &router.ask("status")["workers"][0];
+        let frames = |name: &str| worker[name].as_u64().expect("a number");
+        frames("free_frames") + frames("ring_frames") == frames("frames")
     };
-    wait_for("the worker to rest", || free() > 0);
+    wait_for("all frames to be accounted for", whole);
     for round in 0..5 {
         a.namespace.run("ip link delete veth-web");
         wait_for("the port to go down", || {
@@ -225,6 +225,7 @@ fn a_pod_that_restarts_is_found_again_and_no_frame_is_lost() {
         });
         assert_eq!(dns.namespace.ping(&web.v4(), 3, 56), 3, "round {round}");
         assert_eq!(dns.namespace.ping(&web.v6(), 3, 56), 3, "round {round}");
+        wait_for("all frames to be accounted for", whole);
     }
     balanced(&router);
 }

@@ -46,11 +46,13 @@ pub(crate) struct WorkerCounters {
     pub(crate) turns: Counter,
     pub(crate) waits: Counter,
     pub(crate) free_frames: Counter,
+    pub(crate) ring_frames: Counter,
+    pub(crate) frames: u64,
     pub(crate) checksums_finished: Counter,
 }
 
 impl WorkerCounters {
-    pub(crate) fn new(ports: usize) -> Self {
+    pub(crate) fn new(ports: usize, frames: u64) -> Self {
         let port = || PortCounters {
             rx_packets: Counter::default(),
             rx_bytes: Counter::default(),
@@ -63,6 +65,8 @@ impl WorkerCounters {
             turns: Counter::default(),
             waits: Counter::default(),
             free_frames: Counter::default(),
+            ring_frames: Counter::default(),
+            frames,
             checksums_finished: Counter::default(),
         }
     }
@@ -90,8 +94,13 @@ pub struct WorkerTotals {
     pub turns: u64,
     /// Times that it slept for want of work.
     pub waits: u64,
+    /// Frames of its UMEM.
+    pub frames: u64,
     /// Frames that are in no ring.
     pub free_frames: u64,
+    /// Frames that wait to be filled or are being sent. When nothing is on its
+    /// way, these and the free ones are all.
+    pub ring_frames: u64,
     /// Transport checksums finished.
     pub checksums_finished: u64,
 }
@@ -120,7 +129,9 @@ pub(crate) fn worker_totals(w: &WorkerCounters) -> WorkerTotals {
     WorkerTotals {
         turns: w.turns.get(),
         waits: w.waits.get(),
+        frames: w.frames,
         free_frames: w.free_frames.get(),
+        ring_frames: w.ring_frames.get(),
         checksums_finished: w.checksums_finished.get(),
     }
 }

@@ -124,7 +124,7 @@ impl Router {
         let shared = Arc::new(Shared {
             inbox: ArrayQueue::new(16),
             outbox: ArrayQueue::new(16),
-            counters: WorkerCounters::new(ports),
+            counters: WorkerCounters::new(ports, u64::from(area.frames())),
             sleeper: Sleeper::new()?,
             stop: AtomicBool::new(false),
         });

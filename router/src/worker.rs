@@ -24,6 +24,8 @@ use crate::xsk::{Area, FrameId, Packet, Xsk};
 const BATCH: usize = 64;
 /// Turns without a packet before an adaptive worker sleeps.
 const IDLE_TURNS: u32 = 256;
+/// Turns between two reports of frames: it looks at every ring.
+const REPORT_TURNS: u32 = 1024;
 /// Frames kept back from fill rings for packets on their way out.
 pub(crate) const RESERVE: usize = 2048;
 /// The least fill ring a queue is given.
@@ -144,11 +146,15 @@ impl Worker {
     /// Runs until [`Shared::stop`] is set; then lets go of all its sockets.
     pub(crate) fn run(mut self) {
         let mut idle = 0u32;
+        let mut turns = 0u32;
         while !self.shared.stop.load(Ordering::Relaxed) {
             let worked = self.turn();
             idle = if worked { 0 } else { idle.saturating_add(1) };
-            if self.adaptive && idle > IDLE_TURNS {
+            turns = turns.wrapping_add(1);
+            if turns.is_multiple_of(REPORT_TURNS) || idle > IDLE_TURNS {
                 self.report();
+            }
+            if self.adaptive && idle > IDLE_TURNS {
                 self.shared.counters.waits.add(1);
                 let ms = i32::try_from(self.sleep.as_millis()).unwrap_or(i32::MAX);
                 self.shared.sleeper.wait(ms);
@@ -174,9 +180,6 @@ impl Worker {
                     worked |= xsk.flush();
                 }
             }
-        }
-        if worked {
-            self.report();
         }
         worked
     }
@@ -310,8 +313,11 @@ impl Worker {
         self.quota = u32::try_from(quota).unwrap_or(0);
     }
 
-    fn report(&self) {
+    fn report(&mut self) {
+        let queues = self.links.iter_mut().flat_map(|l| &mut l.queues);
+        let held: u64 = queues.map(|xsk| u64::from(xsk.held())).sum();
         let counters = &self.shared.counters;
+        counters.ring_frames.set(held);
         counters.free_frames.set(self.pool.free.len() as u64);
         counters
             .checksums_finished

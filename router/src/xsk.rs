@@ -105,6 +105,10 @@ impl Area {
         Ok((area, (0..frames).map(FrameId).collect()))
     }
 
+    pub(crate) const fn frames(&self) -> u32 {
+        self.frames
+    }
+
     /// A handle for binding sockets to this memory.
     pub(crate) fn umem(&self) -> Umem {
         self.umem.clone()
@@ -449,6 +453,11 @@ impl Xsk {
         self.in_flight = self.in_flight.wrapping_sub(1);
         self.completion.release();
         area.owned(address)
+    }
+
+    /// Frames that the kernel has been given: to fill, or to send.
+    pub(crate) fn held(&mut self) -> u32 {
+        self.fill.queued().wrapping_add(self.in_flight)
     }
 
     /// Frames that wait in the fill ring.
