@@ -1,16 +1,16 @@
 //! Two nodes' forwarding without a network: what one encapsulates the other
 //! delivers, and nothing is allocated on the way.
 
+mod fixture;
+
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::cell::Cell;
-use std::net::{IpAddr, Ipv4Addr};
 
+use fixture::{GATEWAY, HEADROOM, POD, PORT, chunk, node};
 use proptest::prelude::*;
+use viaduct_encap::IpPacket;
 use viaduct_encap::ethernet::{self, Ethernet};
-use viaduct_encap::{IpPacket, MacAddr, Tunnel, TunnelParams, Vni};
-use viaduct_fib::{
-    Network, NetworkId, NextHop, NextHopState, Port, PortId, Publisher, Reader, TunnelId, Update,
-};
+use viaduct_fib::{PortId, Reader};
 use viaduct_router::{DropReason, Frame, Tick, Verdict, WorkerState, forward};
 
 thread_local! {
@@ -36,101 +36,6 @@ unsafe impl GlobalAlloc for Counting {
 
 #[global_allocator]
 static ALLOCATOR: Counting = Counting;
-
-const POD: MacAddr = MacAddr([2, 0, 0, 0, 2, 2]);
-const GATEWAY: MacAddr = MacAddr([2, 0, 0, 0, 2, 1]);
-const PORT: PortId = PortId(1);
-const HEADROOM: usize = 128;
-
-fn vtep_mac(n: u8) -> MacAddr {
-    MacAddr([2, 0, 0, 0, 1, n])
-}
-
-/// Node N of two: pod 10.244.N.2 on port 1, the other node behind tunnel 0.
-fn node(n: u8, resolved: bool) -> (Publisher, Reader) {
-    let other = 3 - n;
-    let (mut publisher, readers) = Publisher::new();
-    let tunnel = Tunnel::new(&TunnelParams {
-        outer_source_mac: MacAddr([2, 0, 0, 0, 0, n]),
-        outer_destination_mac: MacAddr([2, 0, 0, 0, 0, other]),
-        source: Ipv4Addr::new(192, 0, 2, n),
-        destination: Ipv4Addr::new(192, 0, 2, other),
-        udp_port: 8472,
-        vni: Vni::new(1).unwrap(),
-        inner_source_mac: vtep_mac(n),
-        inner_destination_mac: vtep_mac(other),
-        hop_limit: 64,
-    });
-    let network = Network {
-        vni: Vni::new(1).unwrap(),
-        udp_port: 8472,
-        vtep_mac: vtep_mac(n),
-        overlay_v4: None,
-        overlay_v6: None,
-        mtu: 1450,
-    };
-    let port = Port {
-        network: NetworkId(0),
-        mac: POD,
-        gateway_mac: GATEWAY,
-        mtu: 1450,
-        identity: 0,
-    };
-    let state = if resolved {
-        NextHopState::Resolved(tunnel)
-    } else {
-        NextHopState::Unresolved
-    };
-    let next_hop = NextHop {
-        vtep: IpAddr::from([192, 0, 2, other]),
-        state,
-    };
-    for update in [
-        Update::PutNetwork {
-            id: NetworkId(0),
-            network,
-        },
-        Update::PutPort { id: PORT, port },
-        Update::PutLocal {
-            network: NetworkId(0),
-            address: IpAddr::from([10, 244, n, 2]),
-            port: PORT,
-        },
-        Update::PutNextHop {
-            tunnel: TunnelId(0),
-            next_hop,
-        },
-        Update::PutRemote {
-            network: NetworkId(0),
-            prefix: format!("10.244.{other}.0/24").parse().unwrap(),
-            tunnel: TunnelId(0),
-        },
-    ] {
-        publisher.apply(update).unwrap();
-    }
-    publisher.publish().unwrap();
-    let reader = readers.reader();
-    (publisher, reader)
-}
-
-/// A UDP packet in an Ethernet frame, behind headroom, in a chunk of 2048.
-fn chunk(src: [u8; 4], dst: [u8; 4], ttl: u8, payload: usize) -> (Vec<u8>, usize) {
-    let mut frame = Ethernet {
-        destination: GATEWAY,
-        source: POD,
-        ether_type: ethernet::IPV4,
-    }
-    .to_bytes()
-    .to_vec();
-    etherparse::PacketBuilder::ipv4(src, dst, ttl)
-        .udp(1000, 2000)
-        .write(&mut frame, &vec![7; payload])
-        .unwrap();
-    let len = frame.len();
-    let mut chunk = vec![0; 2048];
-    chunk[HEADROOM..HEADROOM + len].copy_from_slice(&frame);
-    (chunk, len)
-}
 
 /// Forwards and returns the verdict with the packet's new place.
 fn run(
