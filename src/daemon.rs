@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use anyhow::{Context, bail};
 use tokio::signal::unix::{SignalKind, signal};
-use viaduct_config::{Config, Mac, Polling, XdpMode};
+use viaduct_config::{Config, Mac, Polling, RuntimeConfig, XdpMode};
 use viaduct_control::kernel::Kernel;
 use viaduct_control::{
     Agent, AgentOptions, NetworkOptions, PortOptions, RouteOptions, UnderlayOptions,
@@ -47,17 +47,16 @@ pub(crate) fn check(config: &Config) -> anyhow::Result<()> {
 }
 
 /// One router a node name: the lock says that it lives.
-fn lock(config: &Config) -> anyhow::Result<File> {
-    let path = config.runtime.lock(&config.node.name);
-    fs::create_dir_all(&config.runtime.directory)
-        .with_context(|| format!("cannot make {}", config.runtime.directory.display()))?;
+fn lock(runtime: &RuntimeConfig, node: &str) -> anyhow::Result<File> {
+    let path = runtime.lock(node);
+    fs::create_dir_all(&runtime.directory)
+        .with_context(|| format!("cannot make {}", runtime.directory.display()))?;
     let file = File::create(&path).with_context(|| format!("cannot open {}", path.display()))?;
     match file.try_lock() {
         Ok(()) => Ok(file),
         Err(TryLockError::WouldBlock) => {
             bail!(
-                "a router for node {} is running (it holds {}); stop it first",
-                config.node.name,
+                "a router for node {node} is running (it holds {}); stop it first",
                 path.display()
             )
         }
@@ -68,24 +67,28 @@ fn lock(config: &Config) -> anyhow::Result<File> {
 }
 
 /// Removes pins, socket and lock of a router that is not running.
-pub(crate) fn cleanup(config: &Config) -> anyhow::Result<()> {
-    let lock = lock(config)?;
-    let pins = config.runtime.pins(&config.node.name);
+pub(crate) fn cleanup(runtime: &RuntimeConfig, node: &str) -> anyhow::Result<()> {
+    let lock = lock(runtime, node)?;
+    let pins = runtime.pins(node);
     let removed =
         remove_pins(&pins).with_context(|| format!("cannot remove {}", pins.display()))?;
-    let _ = fs::remove_file(config.runtime.socket(&config.node.name));
-    let _ = fs::remove_file(config.runtime.lock(&config.node.name));
+    forget(runtime, node);
     drop(lock);
-    println!("{}: {removed} XDP links removed", config.node.name);
+    println!("{node}: {removed} XDP links removed");
     Ok(())
+}
+
+/// Removes the files by which others find a router.
+fn forget(runtime: &RuntimeConfig, node: &str) {
+    let _ = fs::remove_file(runtime.socket(node));
+    let _ = fs::remove_file(runtime.lock(node));
 }
 
 /// Runs the router until it is told to stop.
 pub(crate) fn run(config: &Config) -> anyhow::Result<()> {
-    let lock = lock(config)?;
+    let lock = lock(&config.runtime, &config.node.name)?;
     let result = runtime()?.block_on(serve(config));
-    let _ = fs::remove_file(config.runtime.socket(&config.node.name));
-    let _ = fs::remove_file(config.runtime.lock(&config.node.name));
+    forget(&config.runtime, &config.node.name);
     drop(lock);
     result
 }

@@ -13,7 +13,7 @@ use std::process::ExitCode;
 
 use anyhow::Context;
 use clap::{Args, Parser, Subcommand};
-use viaduct_config::Config;
+use viaduct_config::{Config, RuntimeConfig};
 
 #[derive(Parser)]
 #[command(version, about = "Carries pod traffic between nodes: AF_XDP, VXLAN")]
@@ -46,10 +46,43 @@ enum Command {
     /// Dropped packets, by port and reason
     Drops(client::Ask),
     /// Remove what a dead router left
-    Cleanup {
-        #[command(flatten)]
-        config: ConfigArgs,
-    },
+    Cleanup(CleanupArgs),
+}
+
+#[derive(Args)]
+struct CleanupArgs {
+    #[command(flatten)]
+    router: DeadRouter,
+    #[command(flatten)]
+    folders: Folders,
+}
+
+#[derive(Args)]
+#[group(required = true, multiple = false)]
+struct DeadRouter {
+    /// Its configuration, TOML
+    #[arg(long)]
+    config: Option<PathBuf>,
+    /// Its node, where the configuration is not at hand
+    #[arg(long)]
+    node: Option<String>,
+}
+
+impl CleanupArgs {
+    fn run(self) -> anyhow::Result<()> {
+        if let Some(file) = self.router.config {
+            let config = Config::load(&file)?;
+            let runtime = self.folders.instead_of(config.runtime)?;
+            return daemon::cleanup(&runtime, &config.node.name);
+        }
+        let node = self.router.node.unwrap_or_default();
+        anyhow::ensure!(
+            viaduct_config::is_node_name(&node),
+            "{node:?} is no node name"
+        );
+        let runtime = self.folders.instead_of(RuntimeConfig::default())?;
+        daemon::cleanup(&runtime, &node)
+    }
 }
 
 #[derive(Args)]
@@ -57,6 +90,20 @@ struct ConfigArgs {
     /// The configuration, TOML
     #[arg(long)]
     config: PathBuf,
+    #[command(flatten)]
+    folders: Folders,
+}
+
+impl ConfigArgs {
+    fn load(self) -> anyhow::Result<Config> {
+        let mut config = Config::load(&self.config)?;
+        config.runtime = self.folders.instead_of(config.runtime)?;
+        Ok(config)
+    }
+}
+
+#[derive(Args)]
+struct Folders {
     /// Folder for socket and lock, instead of `[runtime] directory`
     #[arg(long)]
     directory: Option<PathBuf>,
@@ -65,16 +112,15 @@ struct ConfigArgs {
     bpffs: Option<PathBuf>,
 }
 
-impl ConfigArgs {
-    fn load(self) -> anyhow::Result<Config> {
-        let mut config = Config::load(&self.config)?;
+impl Folders {
+    fn instead_of(self, mut runtime: RuntimeConfig) -> anyhow::Result<RuntimeConfig> {
         if let Some(directory) = self.directory {
-            config.runtime.directory = std::path::absolute(directory).context("--directory")?;
+            runtime.directory = std::path::absolute(directory).context("--directory")?;
         }
         if let Some(bpffs) = self.bpffs {
-            config.runtime.bpffs = std::path::absolute(bpffs).context("--bpffs")?;
+            runtime.bpffs = std::path::absolute(bpffs).context("--bpffs")?;
         }
-        Ok(config)
+        Ok(runtime)
     }
 }
 
@@ -104,7 +150,7 @@ fn main() -> ExitCode {
             config.load().and_then(|c| daemon::run(&c))
         }
         Command::Check { config } => config.load().and_then(|c| daemon::check(&c)),
-        Command::Cleanup { config } => config.load().and_then(|c| daemon::cleanup(&c)),
+        Command::Cleanup(args) => args.run(),
         Command::Status(ask) => client::show("status", &ask, report::status_text),
         Command::Ports(ask) => client::show("ports", &ask, report::ports_text),
         Command::Routes(ask) => client::show("routes", &ask, report::routes_text),

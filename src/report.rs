@@ -4,7 +4,7 @@ use std::fmt::Write;
 
 use serde_json::{Value, json};
 use viaduct_fib::PortId;
-use viaduct_router::{Attached, PortTotals, Router};
+use viaduct_router::{Attached, DropReason, PortTotals, Router};
 
 use crate::server::Server;
 
@@ -15,7 +15,8 @@ pub(crate) fn status(server: &Server) -> Value {
     let workers = totals.iter().enumerate().map(|(index, w)| {
         json!({
             "worker": index, "turns": w.turns, "waits": w.waits, "frames": w.frames, "free_frames": w.free_frames, "ring_frames": w.ring_frames,
-            "checksums_finished": w.checksums_finished,
+            "checksums_finished": w.checksums_finished, "short_fills": w.short_fills,
+            "icmp_errors": w.icmp_errors, "icmp_errors_withheld": w.icmp_errors_withheld,
         })
     });
     let outcomes = router.outcomes();
@@ -48,11 +49,21 @@ fn port(router: &Router, id: PortId, mut report: Value) -> Value {
         rx_bytes,
         tx_packets,
         tx_bytes,
+        originated,
+        punts,
         drops,
     } = router.port_totals(id);
+    let sockets = router.socket_totals(id);
+    let sum = |of: &[(DropReason, u64)]| of.iter().map(|(_, n)| n).sum::<u64>();
     let counted = json!({
         "rx_packets": rx_packets, "rx_bytes": rx_bytes, "tx_packets": tx_packets, "tx_bytes": tx_bytes,
-        "drops": drops.iter().map(|(_, n)| n).sum::<u64>(), "device": router.attached(id).map(device),
+        "originated": originated, "punts": sum(&punts), "drops": sum(&drops),
+        "kernel_drops": sockets.rx_dropped + sockets.rx_ring_full,
+        "kernel": {
+            "rx_dropped": sockets.rx_dropped, "rx_ring_full": sockets.rx_ring_full,
+            "fill_ring_empty": sockets.fill_ring_empty, "invalid_descriptors": sockets.invalid_descriptors,
+        },
+        "device": router.attached(id).map(device),
     });
     if let (Some(report), Value::Object(counted)) = (report.as_object_mut(), counted) {
         report.extend(counted);
@@ -85,15 +96,15 @@ pub(crate) fn drops(server: &Server) -> Value {
             .iter()
             .map(|p| (PortId(p.id), p.name.clone())),
     );
-    let list: Vec<Value> = names
-        .iter()
-        .flat_map(|(id, name)| {
-            let drops = router.port_totals(*id).drops;
-            drops.into_iter().map(move |(reason, packets)| {
-                json!({ "port": name, "reason": reason.label(), "packets": packets, "meaning": reason.sentence() })
-            })
-        })
-        .collect();
+    let mut list = Vec::new();
+    for (id, name) in names {
+        let totals = router.port_totals(id);
+        for (fate, counts) in [("dropped", totals.drops), ("punted", totals.punts)] {
+            list.extend(counts.into_iter().map(|(reason, packets)| {
+                json!({ "port": name, "fate": fate, "reason": reason.label(), "packets": packets, "meaning": reason.sentence() })
+            }));
+        }
+    }
     json!({ "drops": list })
 }
 
@@ -203,6 +214,8 @@ pub(crate) fn status_text(reply: &Value) -> String {
             ("FRAMES", "frames"),
             ("FREE", "free_frames"),
             ("IN RINGS", "ring_frames"),
+            ("SHORT FILLS", "short_fills"),
+            ("ICMP ERRORS", "icmp_errors"),
             ("CHECKSUMS FINISHED", "checksums_finished"),
         ],
     );
@@ -218,7 +231,9 @@ pub(crate) fn ports_text(reply: &Value) -> String {
             ("STATE", "state"),
             ("RECEIVED", "rx_packets"),
             ("SENT", "tx_packets"),
+            ("PUNTED", "punts"),
             ("DROPPED", "drops"),
+            ("KERNEL DROPS", "kernel_drops"),
             ("XDP", "device.xdp"),
             ("ADDRESSES", "addresses"),
             ("REASON", "reason"),
@@ -247,6 +262,7 @@ pub(crate) fn drops_text(reply: &Value) -> String {
         &[
             ("PORT", "port"),
             ("PACKETS", "packets"),
+            ("FATE", "fate"),
             ("REASON", "reason"),
             ("MEANING", "meaning"),
         ],

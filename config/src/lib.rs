@@ -25,3 +25,4 @@ pub use model::{
     Config, DEFAULT_UDP_PORT, NetworkConfig, NodeConfig, PodConfig, Polling, RouteConfig,
     RuntimeConfig, UnderlayConfig, WorkersConfig, XdpMode,
 };
+pub use validate::is_node_name;

@@ -90,10 +90,7 @@ const fn words(address: u128) -> u64 {
         .wrapping_add(address >> 64 & LOW)
         .wrapping_add(address >> 32 & LOW)
         .wrapping_add(address & LOW);
-    #[expect(clippy::cast_possible_truncation, reason = "four words of 32 bits")]
-    {
-        total as u64
-    }
+    total as u64
 }
 
 /// What [`finish_partial`] found.

@@ -9,6 +9,8 @@ pub mod checksum;
 pub mod ecn;
 pub mod ethernet;
 pub mod flow;
+mod fragment;
+pub mod icmp;
 mod ip;
 mod outer;
 mod tunnel;
@@ -16,6 +18,7 @@ pub mod vxlan;
 
 pub use addr::{MacAddr, ParseMacError, Vni};
 pub use checksum::{Finish, finish_partial};
+pub use fragment::Fragments;
 pub use ip::{Fragment, HopLimitExceeded, IpPacket, ParseError, decrement_hop_limit};
 pub use outer::{Outer, OuterError};
 pub use tunnel::{TooLong, Tunnel, TunnelParams};

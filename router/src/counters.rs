@@ -28,7 +28,8 @@ impl Counter {
     }
 }
 
-/// One port at one worker. Drops belong to the port that the packet came from.
+/// One port at one worker. What becomes of a packet belongs to the port that it
+/// came from: received + originated = sent + punted + dropped, over all ports.
 #[derive(Debug)]
 #[repr(align(64))]
 pub(crate) struct PortCounters {
@@ -36,7 +37,26 @@ pub(crate) struct PortCounters {
     pub(crate) rx_bytes: Counter,
     pub(crate) tx_packets: Counter,
     pub(crate) tx_bytes: Counter,
-    pub(crate) drops: [Counter; DropReason::COUNT],
+    /// Packets made here because of this port's: ICMP errors, and fragments
+    /// beyond the first.
+    pub(crate) originated: Counter,
+    punts: [Counter; DropReason::COUNT],
+    drops: [Counter; DropReason::COUNT],
+}
+
+impl PortCounters {
+    #[inline]
+    pub(crate) fn drop(&self, reason: DropReason) {
+        if let Some(counter) = self.drops.get(reason as usize) {
+            counter.add(1);
+        }
+    }
+
+    pub(crate) fn punt(&self, reason: DropReason) {
+        if let Some(counter) = self.punts.get(reason as usize) {
+            counter.add(1);
+        }
+    }
 }
 
 /// One worker.
@@ -49,6 +69,9 @@ pub(crate) struct WorkerCounters {
     pub(crate) ring_frames: Counter,
     pub(crate) frames: u64,
     pub(crate) checksums_finished: Counter,
+    pub(crate) short_fills: Counter,
+    pub(crate) icmp_errors: Counter,
+    pub(crate) icmp_errors_withheld: Counter,
 }
 
 impl WorkerCounters {
@@ -58,6 +81,8 @@ impl WorkerCounters {
             rx_bytes: Counter::default(),
             tx_packets: Counter::default(),
             tx_bytes: Counter::default(),
+            originated: Counter::default(),
+            punts: std::array::from_fn(|_| Counter::default()),
             drops: std::array::from_fn(|_| Counter::default()),
         };
         Self {
@@ -68,6 +93,9 @@ impl WorkerCounters {
             ring_frames: Counter::default(),
             frames,
             checksums_finished: Counter::default(),
+            short_fills: Counter::default(),
+            icmp_errors: Counter::default(),
+            icmp_errors_withheld: Counter::default(),
         }
     }
 }
@@ -83,8 +111,27 @@ pub struct PortTotals {
     pub tx_packets: u64,
     /// Bytes given to the port's transmit ring.
     pub tx_bytes: u64,
+    /// Packets made here because of the port's: ICMP errors, and fragments
+    /// beyond the first.
+    pub originated: u64,
+    /// Packets from the port that were left to the kernel, and why.
+    pub punts: Vec<(DropReason, u64)>,
     /// Packets from the port that were dropped, by reason.
     pub drops: Vec<(DropReason, u64)>,
+}
+
+/// What the kernel counted at a port's sockets since they were bound: packets
+/// that no worker ever saw (`struct xdp_statistics`, `include/uapi/linux/if_xdp.h`).
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct SocketTotals {
+    /// Not received for want of a frame in the fill ring, or of room in it.
+    pub rx_dropped: u64,
+    /// Not received because the receive ring was full.
+    pub rx_ring_full: u64,
+    /// Times that the kernel looked for a frame and the fill ring was empty.
+    pub fill_ring_empty: u64,
+    /// Descriptors of ours that the kernel refused. Never, unless there is a bug.
+    pub invalid_descriptors: u64,
 }
 
 /// What a worker has done.
@@ -103,6 +150,14 @@ pub struct WorkerTotals {
     pub ring_frames: u64,
     /// Transport checksums finished.
     pub checksums_finished: u64,
+    /// Times that a fill ring got fewer frames than its quota because none were
+    /// free.
+    pub short_fills: u64,
+    /// ICMP errors made.
+    pub icmp_errors: u64,
+    /// ICMP errors that were due and not made: too many, or about a packet that
+    /// may not be answered.
+    pub icmp_errors_withheld: u64,
 }
 
 pub(crate) fn port_totals<'a>(
@@ -110,19 +165,31 @@ pub(crate) fn port_totals<'a>(
     port: usize,
 ) -> PortTotals {
     let mut totals = PortTotals::default();
+    let mut punts = [0u64; DropReason::COUNT];
     let mut drops = [0u64; DropReason::COUNT];
     for counters in workers.filter_map(|w| w.ports.get(port)) {
         totals.rx_packets += counters.rx_packets.get();
         totals.rx_bytes += counters.rx_bytes.get();
         totals.tx_packets += counters.tx_packets.get();
         totals.tx_bytes += counters.tx_bytes.get();
-        for (sum, counter) in drops.iter_mut().zip(&counters.drops) {
-            *sum += counter.get();
-        }
+        totals.originated += counters.originated.get();
+        add(&mut punts, &counters.punts);
+        add(&mut drops, &counters.drops);
     }
-    let counted = DropReason::ALL.iter().copied().zip(drops);
-    totals.drops = counted.filter(|&(_, n)| n > 0).collect();
+    totals.punts = by_reason(punts);
+    totals.drops = by_reason(drops);
     totals
+}
+
+fn add(sums: &mut [u64], counters: &[Counter]) {
+    for (sum, counter) in sums.iter_mut().zip(counters) {
+        *sum += counter.get();
+    }
+}
+
+fn by_reason(counts: [u64; DropReason::COUNT]) -> Vec<(DropReason, u64)> {
+    let named = DropReason::ALL.iter().copied().zip(counts);
+    named.filter(|&(_, n)| n > 0).collect()
 }
 
 pub(crate) fn worker_totals(w: &WorkerCounters) -> WorkerTotals {
@@ -133,5 +200,8 @@ pub(crate) fn worker_totals(w: &WorkerCounters) -> WorkerTotals {
         free_frames: w.free_frames.get(),
         ring_frames: w.ring_frames.get(),
         checksums_finished: w.checksums_finished.get(),
+        short_fills: w.short_fills.get(),
+        icmp_errors: w.icmp_errors.get(),
+        icmp_errors_withheld: w.icmp_errors_withheld.get(),
     }
 }

@@ -8,12 +8,21 @@
     clippy::panic
 )]
 
+use std::net::IpAddr;
+
 use viaduct_encap::ethernet::{self, Ethernet};
-use viaduct_encap::{Finish, IpPacket, MacAddr, Outer, ParseError, decrement_hop_limit, ecn, flow};
-use viaduct_fib::{Fib, NetworkId, NextHopState, Port, PortId};
+use viaduct_encap::icmp::{self, IcmpError};
+use viaduct_encap::{
+    Finish, Fragments, IpPacket, MacAddr, Outer, ParseError, Tunnel, decrement_hop_limit, ecn, flow,
+};
+use viaduct_fib::{Fib, Network, NetworkId, NextHopState, Port, PortId};
 
 use crate::frame::Frame;
 use crate::reason::DropReason;
+
+/// The network that the kernel carries too (flannel's way): the first one.
+/// A miss in any other is a drop.
+pub const DEFAULT_NETWORK: NetworkId = NetworkId(0);
 
 /// `CLOCK_MONOTONIC` in nanoseconds, read once a batch.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -31,16 +40,64 @@ pub struct WorkerState {
 pub enum Verdict {
     /// Transmit on this port.
     Send(PortId),
+    /// Leave to the kernel, and why. The frame begins with the IP header, and
+    /// nothing in the packet has changed.
+    Punt(DropReason),
+    /// To be worked off outside the hot loop; the frame as with `Punt`.
+    Exception(Exception),
     /// Count and release.
     Drop(DropReason),
 }
 
-type Stage<T> = Result<T, DropReason>;
+/// What takes more than a few header fields.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Exception {
+    /// Cut into IPv4 fragments of at most `mtu` bytes each.
+    Fragment {
+        /// The packet's network.
+        network: NetworkId,
+        /// Bytes of IP packet that the way takes.
+        mtu: u16,
+    },
+    /// Drop for `reason`, and tell the sender.
+    IcmpError {
+        /// The packet's network.
+        network: NetworkId,
+        /// What the sender is told.
+        error: IcmpError,
+        /// What the drop is counted as.
+        reason: DropReason,
+    },
+}
+
+impl From<DropReason> for Verdict {
+    fn from(reason: DropReason) -> Self {
+        Self::Drop(reason)
+    }
+}
+
+/// A stage passes on a value or ends with the frame's verdict.
+type Stage<T> = Result<T, Verdict>;
+
+/// Where a packet goes from here.
+enum Way<'a> {
+    Local(PortId, &'a Port),
+    Tunnel(&'a Tunnel),
+}
+
+/// A packet whose headers were read; its frame begins with the IP header.
+struct Inner {
+    ip: IpPacket,
+    ether_type: u16,
+    network: NetworkId,
+}
 
 /// Decides about one frame and rewrites it in place.
 ///
-/// Stages, from a pod: parse, source check, route, encapsulate (or deliver to
-/// a pod of this node). From the underlay: outer check, decapsulate, deliver.
+/// Stages, from a pod: parse, source check, [flow lookup, service translation,
+/// egress policy], route, encapsulate. From the underlay: outer check,
+/// decapsulate, [un-translate, ingress policy], deliver. Those in brackets are
+/// empty today.
 #[inline]
 pub fn forward(
     fib: &Fib,
@@ -56,7 +113,7 @@ pub fn forward(
     };
     match result {
         Ok(port) => Verdict::Send(port),
-        Err(reason) => Verdict::Drop(reason),
+        Err(verdict) => verdict,
     }
 }
 
@@ -67,44 +124,14 @@ fn from_pod(
     ingress: PortId,
 ) -> Stage<PortId> {
     let port = fib.port(ingress).ok_or(DropReason::UnknownPort)?;
-    let (packet, ether_type) = parse_inner(frame)?;
+    let inner = parse(frame, port.network)?;
     // Source check: what a pod sends carries one of its own addresses.
-    if fib.local(port.network, packet.src) != Some(ingress) {
-        return Err(DropReason::SpoofedSource);
+    if fib.local(port.network, inner.ip.src) != Some(ingress) {
+        return Err(DropReason::SpoofedSource.into());
     }
     let network = fib.network(port.network).ok_or(DropReason::UnknownVni)?;
-    if packet.len > usize::from(network.mtu) {
-        return Err(DropReason::TooBig);
-    }
-    if let Some(egress) = fib.local(port.network, packet.dst) {
-        return deliver(fib, state, frame, &packet, ether_type, egress);
-    }
-    let tunnel = fib
-        .remote(port.network, packet.dst)
-        .ok_or(DropReason::NoRoute)?;
-    let next_hop = fib.next_hop(tunnel).ok_or(DropReason::NoRoute)?;
-    let NextHopState::Resolved(tunnel) = &next_hop.state else {
-        return Err(DropReason::NextHopUnresolved);
-    };
-    finish_hop(state, frame.packet(), &packet)?;
-    frame
-        .push(tunnel.header_len())
-        .ok_or(DropReason::NoHeadroom)?;
-    let header = frame
-        .packet()
-        .get_mut(..tunnel.header_len())
-        .ok_or(DropReason::NoHeadroom)?;
-    let source_port = flow::source_port(flow::flow_hash(&packet));
-    tunnel
-        .write(
-            header,
-            packet.len,
-            ether_type,
-            source_port,
-            ecn::outer_tos(packet.tos),
-        )
-        .map_err(|_| DropReason::TooBig)?;
-    Ok(PortId::UNDERLAY)
+    let way = route(fib, &inner)?;
+    transmit(state, frame, &inner, network, &way)
 }
 
 fn from_underlay(fib: &Fib, state: &mut WorkerState, frame: &mut Frame<'_>) -> Stage<PortId> {
@@ -114,22 +141,87 @@ fn from_underlay(fib: &Fib, state: &mut WorkerState, frame: &mut Frame<'_>) -> S
         .ok_or(DropReason::UnknownVni)?;
     let network = fib.network(network_id).ok_or(DropReason::UnknownVni)?;
     if network.udp_port != outer.udp_destination {
-        return Err(DropReason::UnknownVni);
+        return Err(DropReason::UnknownVni.into());
     }
     frame.pull(outer.inner_offset).ok_or(DropReason::BadOuter)?;
     frame.truncate(outer.inner_len);
     let destination = Ethernet::parse(frame.packet()).map(|e| e.destination);
     if destination != Some(network.vtep_mac) {
-        return Err(DropReason::WrongVtepMac);
+        return Err(DropReason::WrongVtepMac.into());
     }
-    let (packet, ether_type) = parse_inner(frame)?;
-    check_origin(fib, network_id, &outer, &packet)?;
-    let egress = fib
-        .local(network_id, packet.dst)
-        .ok_or(DropReason::NotLocal)?;
-    ecn::decapsulate(outer.tos, packet.tos, frame.packet())
+    let inner = parse(frame, network_id)?;
+    check_origin(fib, network_id, &outer, &inner.ip)?;
+    let Some(egress) = fib.local(network_id, inner.ip.dst) else {
+        return Err(miss(network_id, DropReason::NotLocal));
+    };
+    let port = fib.port(egress).ok_or(DropReason::UnknownPort)?;
+    ecn::decapsulate(outer.tos, inner.ip.tos, frame.packet())
         .map_err(|_| DropReason::CongestionMarked)?;
-    deliver(fib, state, frame, &packet, ether_type, egress)
+    transmit(state, frame, &inner, network, &Way::Local(egress, port))
+}
+
+/// Sends a packet that this node made, an ICMP error or a fragment: routed, but
+/// neither checked for its source nor a hop further. The frame begins with the
+/// IP header.
+pub fn originate(fib: &Fib, frame: &mut Frame<'_>, network: NetworkId) -> Verdict {
+    let result = parse_ip(frame, network, None).and_then(|inner| {
+        let way = route(fib, &inner)?;
+        write_link_headers(frame, &inner, &way)
+    });
+    match result {
+        Ok(port) => Verdict::Send(port),
+        Err(verdict) => verdict,
+    }
+}
+
+/// Makes an ICMP error about the packet that the frame begins with, in its
+/// place, and sends it on its way to the packet's sender. `None`, and nothing
+/// changes, when the packet may not be answered or the network has no address
+/// to answer from.
+pub fn answer(
+    fib: &Fib,
+    frame: &mut Frame<'_>,
+    network: NetworkId,
+    error: IcmpError,
+) -> Option<Verdict> {
+    let table = fib.network(network)?;
+    let inner = parse_ip(frame, network, None).ok()?;
+    let source = match inner.ip.src {
+        IpAddr::V4(_) => table.overlay_v4.map(IpAddr::V4),
+        IpAddr::V6(_) => table.overlay_v6.map(IpAddr::V6),
+    }?;
+    if !icmp::may_answer(frame.packet(), &inner.ip) {
+        return None;
+    }
+    let at = frame.start();
+    let (start, len) = icmp::write(error, source, frame.chunk(), at, &inner.ip)?;
+    frame.place(start, len)?;
+    Some(originate(fib, frame, network))
+}
+
+/// What forwarding does to a packet before it is cut: a complete checksum and
+/// one hop less. The frame begins with the IP header.
+///
+/// # Errors
+/// The verdict, when the packet may go no further or cannot be cut.
+pub(crate) fn prepare_fragments(
+    state: &mut WorkerState,
+    frame: &mut Frame<'_>,
+    network: NetworkId,
+    mtu: u16,
+) -> Result<Fragments, Verdict> {
+    let inner = parse_ip(frame, network, None)?;
+    finish_checksum(state, frame.packet(), &inner.ip);
+    take_hop(frame, network)?;
+    let fragments = Fragments::new(frame.packet(), &inner.ip, usize::from(mtu));
+    fragments.ok_or(DropReason::TooBig.into())
+}
+
+/// Makes a packet fit for the kernel, which takes every checksum for complete.
+pub(crate) fn complete(state: &mut WorkerState, frame: &mut Frame<'_>) {
+    if let Ok(inner) = parse_ip(frame, DEFAULT_NETWORK, None) {
+        finish_checksum(state, frame.packet(), &inner.ip);
+    }
 }
 
 /// The inner source lies in a prefix of the node that sent the packet.
@@ -139,63 +231,170 @@ fn check_origin(fib: &Fib, network: NetworkId, outer: &Outer, packet: &IpPacket)
         .and_then(|tunnel| fib.next_hop(tunnel));
     match origin {
         Some(next_hop) if next_hop.vtep == outer.src => Ok(()),
-        _ => Err(DropReason::UnknownVtep),
+        _ => Err(DropReason::UnknownVtep.into()),
+    }
+}
+
+/// Nobody is known to have the destination: in the default network the kernel
+/// may know more, or tells the sender.
+fn miss(network: NetworkId, reason: DropReason) -> Verdict {
+    if network == DEFAULT_NETWORK {
+        Verdict::Punt(reason)
+    } else {
+        Verdict::Drop(reason)
     }
 }
 
 /// Reads the Ethernet header and the IP packet behind it; leaves the frame at
 /// the IP packet, without Ethernet padding.
-fn parse_inner(frame: &mut Frame<'_>) -> Stage<(IpPacket, u16)> {
+fn parse(frame: &mut Frame<'_>, network: NetworkId) -> Stage<Inner> {
     let Ethernet {
         destination,
         ether_type,
         ..
     } = Ethernet::parse(frame.packet()).ok_or(DropReason::Malformed)?;
     if destination.is_multicast() {
-        return Err(DropReason::Multicast);
+        return Err(DropReason::Multicast.into());
     }
     if matches!(ether_type, ethernet::VLAN | ethernet::QINQ) {
-        return Err(DropReason::VlanTagged);
+        return Err(DropReason::VlanTagged.into());
     }
     frame
         .pull(ethernet::HEADER_LEN)
         .ok_or(DropReason::Malformed)?;
-    let packet = IpPacket::parse(frame.packet(), ether_type).map_err(|e| match e {
+    let inner = parse_ip(frame, network, Some(ether_type))?;
+    if inner.ip.dst.is_multicast() {
+        return Err(DropReason::Multicast.into());
+    }
+    frame.truncate(inner.ip.len);
+    Ok(inner)
+}
+
+/// Reads the IP packet that the frame begins with; its version says what it is
+/// when no Ethernet header has.
+fn parse_ip(frame: &mut Frame<'_>, network: NetworkId, ether_type: Option<u16>) -> Stage<Inner> {
+    let packet = frame.packet();
+    let ether_type = ether_type.unwrap_or_else(|| match packet.first().map(|b| b >> 4) {
+        Some(6) => ethernet::IPV6,
+        _ => ethernet::IPV4,
+    });
+    let ip = IpPacket::parse(packet, ether_type).map_err(|e| match e {
         ParseError::NotIp => DropReason::NotIp,
         _ => DropReason::Malformed,
     })?;
-    if packet.dst.is_multicast() {
-        return Err(DropReason::Multicast);
-    }
-    frame.truncate(packet.len);
-    Ok((packet, ether_type))
+    Ok(Inner {
+        ip,
+        ether_type,
+        network,
+    })
 }
 
-/// What every forwarded packet gets: one hop less, and a complete checksum.
-fn finish_hop(state: &mut WorkerState, ip: &mut [u8], packet: &IpPacket) -> Stage<()> {
-    decrement_hop_limit(ip).map_err(|_| DropReason::HopLimitExceeded)?;
+/// Pods of this node first, then the longest prefix.
+#[inline]
+fn route<'a>(fib: &'a Fib, inner: &Inner) -> Stage<Way<'a>> {
+    if let Some(id) = fib.local(inner.network, inner.ip.dst) {
+        let port = fib.port(id).ok_or(DropReason::UnknownPort)?;
+        return Ok(Way::Local(id, port));
+    }
+    let next_hop = fib
+        .remote(inner.network, inner.ip.dst)
+        .and_then(|tunnel| fib.next_hop(tunnel));
+    let Some(next_hop) = next_hop else {
+        return Err(miss(inner.network, DropReason::NoRoute));
+    };
+    match &next_hop.state {
+        NextHopState::Resolved(tunnel) => Ok(Way::Tunnel(tunnel)),
+        NextHopState::Unresolved => Err(DropReason::NextHopUnresolved.into()),
+    }
+}
+
+/// What every forwarded packet gets: a look at its length, one hop less, a
+/// complete checksum and the headers of its way.
+#[inline]
+fn transmit(
+    state: &mut WorkerState,
+    frame: &mut Frame<'_>,
+    inner: &Inner,
+    network: &Network,
+    way: &Way<'_>,
+) -> Stage<PortId> {
+    let mtu = match way {
+        Way::Local(_, port) => port.mtu,
+        Way::Tunnel(_) => network.mtu,
+    };
+    if inner.ip.len > usize::from(mtu) {
+        return Err(too_big(inner, mtu));
+    }
+    take_hop(frame, inner.network)?;
+    finish_checksum(state, frame.packet(), &inner.ip);
+    write_link_headers(frame, inner, way)
+}
+
+#[inline]
+fn take_hop(frame: &mut Frame<'_>, network: NetworkId) -> Stage<()> {
+    decrement_hop_limit(frame.packet()).map_err(|_| {
+        Verdict::Exception(Exception::IcmpError {
+            network,
+            error: IcmpError::TimeExceeded,
+            reason: DropReason::HopLimitExceeded,
+        })
+    })
+}
+
+#[cold]
+fn too_big(inner: &Inner, mtu: u16) -> Verdict {
+    let network = inner.network;
+    Verdict::Exception(if inner.ip.dont_fragment {
+        Exception::IcmpError {
+            network,
+            error: IcmpError::PacketTooBig { mtu },
+            reason: DropReason::TooBig,
+        }
+    } else {
+        Exception::Fragment { network, mtu }
+    })
+}
+
+/// A sender's kernel leaves transport checksums to hardware that is not there.
+#[inline]
+fn finish_checksum(state: &mut WorkerState, ip: &mut [u8], packet: &IpPacket) {
     if viaduct_encap::finish_partial(ip, packet) == Finish::Finished {
         state.checksums_finished = state.checksums_finished.saturating_add(1);
     }
+}
+
+#[inline]
+fn write_link_headers(frame: &mut Frame<'_>, inner: &Inner, way: &Way<'_>) -> Stage<PortId> {
+    match *way {
+        Way::Local(id, port) => {
+            push_ethernet(frame, port.mac, port.gateway_mac, inner.ether_type)?;
+            Ok(id)
+        }
+        Way::Tunnel(tunnel) => {
+            encapsulate(frame, inner, tunnel)?;
+            Ok(PortId::UNDERLAY)
+        }
+    }
+}
+
+#[inline]
+fn encapsulate(frame: &mut Frame<'_>, inner: &Inner, tunnel: &Tunnel) -> Stage<()> {
+    frame
+        .push(tunnel.header_len())
+        .ok_or(DropReason::NoHeadroom)?;
+    let header = frame
+        .packet()
+        .get_mut(..tunnel.header_len())
+        .ok_or(DropReason::NoHeadroom)?;
+    let source_port = flow::source_port(flow::flow_hash(&inner.ip));
+    let tos = ecn::outer_tos(inner.ip.tos);
+    tunnel
+        .write(header, inner.ip.len, inner.ether_type, source_port, tos)
+        .map_err(|_| DropReason::TooBig)?;
     Ok(())
 }
 
-fn deliver(
-    fib: &Fib,
-    state: &mut WorkerState,
-    frame: &mut Frame<'_>,
-    packet: &IpPacket,
-    ether_type: u16,
-    egress: PortId,
-) -> Stage<PortId> {
-    let Port {
-        mac, gateway_mac, ..
-    } = fib.port(egress).ok_or(DropReason::UnknownPort)?;
-    finish_hop(state, frame.packet(), packet)?;
-    push_ethernet(frame, *mac, *gateway_mac, ether_type)?;
-    Ok(egress)
-}
-
+#[inline]
 fn push_ethernet(
     frame: &mut Frame<'_>,
     destination: MacAddr,

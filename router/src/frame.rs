@@ -39,6 +39,26 @@ impl<'a> Frame<'a> {
         self.len == 0
     }
 
+    /// The whole chunk, headroom and packet and what is behind.
+    pub fn chunk(&mut self) -> &mut [u8] {
+        self.chunk
+    }
+
+    /// Bytes from the packet's start to the chunk's end.
+    pub fn room(&mut self) -> &mut [u8] {
+        self.chunk.get_mut(self.start..).unwrap_or_default()
+    }
+
+    /// The packet is now the `len` bytes at `start` of the chunk; `None`, and
+    /// nothing changes, when they do not lie inside.
+    pub fn place(&mut self, start: usize, len: usize) -> Option<()> {
+        if start.checked_add(len)? > self.chunk.len() {
+            return None;
+        }
+        (self.start, self.len) = (start, len);
+        Some(())
+    }
+
     /// Adds `bytes` of headroom to the packet's front; `None`, and nothing
     /// changes, when there is not so much.
     #[inline]

@@ -15,13 +15,16 @@ mod frame;
 mod reason;
 mod router;
 mod sys;
+mod tun;
 mod worker;
 mod xsk;
 
 pub use bpf::{Outcomes, XdpMode, remove_pins};
-pub use counters::{PortTotals, WorkerTotals};
+pub use counters::{PortTotals, SocketTotals, WorkerTotals};
 pub use error::RouterError;
-pub use forward::{Tick, Verdict, WorkerState, forward};
+pub use forward::{
+    DEFAULT_NETWORK, Exception, Tick, Verdict, WorkerState, answer, forward, originate,
+};
 pub use frame::Frame;
 pub use reason::DropReason;
 pub use router::{Attached, MAX_MTU, Router, RouterOptions};

@@ -42,6 +42,9 @@ reasons! {
     NotLocal "not-local" "The encapsulated packet's destination is not a pod of this node.",
     CongestionMarked "congestion-marked" "The underlay marked congestion on a packet that cannot carry the mark (RFC 6040).",
     UnknownPort "unknown-port" "The port that the packet came from or goes to has just been removed.",
+    ExceptionOverload "exception-overload" "More packets at once needed special treatment than a worker works off in a turn.",
+    NoFrame "no-frame" "No free frame was left for a fragment.",
+    PuntFailed "punt-failed" "The kernel did not take a packet that was left to it.",
     TxRingFull "tx-ring-full" "The transmit ring of the outgoing port is full.",
 }
 

@@ -2,6 +2,7 @@
 
 use std::io;
 use std::net::{IpAddr, Ipv4Addr};
+use std::os::fd::RawFd;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -13,11 +14,14 @@ use viaduct_encap::Vni;
 use viaduct_fib::{PortId, ReaderFactory};
 
 use crate::bpf::{MAX_WORKERS, Outcomes, Pinholes, XdpMode};
-use crate::counters::{PortTotals, WorkerCounters, WorkerTotals, port_totals, worker_totals};
+use crate::counters::{
+    PortTotals, SocketTotals, WorkerCounters, WorkerTotals, port_totals, worker_totals,
+};
 use crate::error::RouterError;
 use crate::sys::{self, Sleeper};
+use crate::tun::Tun;
 use crate::worker::{Link, MIN_QUOTA, Message, RESERVE, Reply, Shared, Worker, WorkerParts};
-use crate::xsk::{Area, Granted, Umem, Xsk};
+use crate::xsk::{Area, Granted, Umem, Xsk, statistics};
 
 /// Slots of the socket map for each port.
 const QUEUES_PER_PORT: u32 = 64;
@@ -30,6 +34,8 @@ const POD_RING: u32 = 512;
 const FRAME_SIZE: u32 = 2048;
 /// The largest MTU whose packets fit a frame behind 384 bytes of headroom.
 pub const MAX_MTU: u32 = 1600;
+/// The device through which the kernel gets back what is left to it.
+const PUNT_DEVICE: &str = "viaduct%d";
 /// How long a worker may take to answer.
 const PATIENCE: Duration = Duration::from_secs(2);
 
@@ -81,6 +87,9 @@ pub struct Router {
     pinholes: Pinholes,
     workers: Vec<Handle>,
     ports: Vec<Option<Attached>>,
+    /// By port: its sockets, which stay open until the port is withdrawn.
+    sockets: Vec<Vec<RawFd>>,
+    tun: Arc<Tun>,
 }
 
 impl Router {
@@ -101,9 +110,17 @@ impl Router {
             .unwrap_or(u32::MAX)
             .saturating_mul(QUEUES_PER_PORT);
         let pinholes = Pinholes::load(&options.pins, slots, options.heartbeat_timeout)?;
+        let tun = Tun::open(PUNT_DEVICE).map_err(|e| {
+            RouterError::new(
+                "cannot make a TUN device",
+                format!("{e}; /dev/net/tun is needed (modprobe tun)"),
+            )
+        })?;
         let mut router = Self {
+            tun: Arc::new(tun),
             workers: Vec::new(),
             ports: vec![None; ports],
+            sockets: vec![Vec::new(); ports],
             pinholes,
             options,
         };
@@ -135,6 +152,7 @@ impl Router {
             area,
             frames,
             ports,
+            tun: Arc::clone(&self.tun),
             beat: self.pinholes.beat(index),
             adaptive: self.options.adaptive,
             heartbeat_timeout: self.options.heartbeat_timeout,
@@ -199,6 +217,9 @@ impl Router {
             .flat_map(|l| &l.queues)
             .all(|x| x.granted() == Granted { zero_copy: true });
         self.register(base, queues, ifindex, vni, &links)?;
+        if let Some(sockets) = self.sockets.get_mut(place) {
+            sockets.extend(links.iter().flat_map(|l| &l.queues).map(Xsk::fd));
+        }
         for (index, link) in links.drain(..).enumerate() {
             let given = self.give(index, link);
             if let Err(e) = given {
@@ -364,6 +385,9 @@ impl Router {
     }
 
     fn withdraw(&mut self, port: PortId, ifindex: u32) {
+        if let Some(sockets) = self.sockets.get_mut(usize::from(port.0)) {
+            sockets.clear();
+        }
         self.pinholes.remove_device(ifindex);
         for worker in 0..self.workers.len() {
             // The sockets are closed here, then their frames can be counted back.
@@ -435,6 +459,23 @@ impl Router {
             self.workers.iter().map(|w| &w.shared.counters),
             usize::from(port.0),
         )
+    }
+
+    /// What the kernel counted at a port's sockets since it was attached.
+    pub fn socket_totals(&self, port: PortId) -> SocketTotals {
+        let mut totals = SocketTotals::default();
+        let sockets = self.sockets.get(usize::from(port.0));
+        for s in sockets
+            .into_iter()
+            .flatten()
+            .filter_map(|fd| statistics(*fd).ok())
+        {
+            totals.rx_dropped += s.rx_dropped;
+            totals.rx_ring_full += s.rx_ring_full;
+            totals.fill_ring_empty += s.rx_fill_ring_empty_descs;
+            totals.invalid_descriptors += s.rx_invalid_descs + s.tx_invalid_descs;
+        }
+        totals
     }
 
     /// What each worker has done.

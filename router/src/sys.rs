@@ -2,6 +2,7 @@
 #![allow(unsafe_code)]
 
 use std::io;
+use std::net::Ipv4Addr;
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
 
 use crate::forward::Tick;
@@ -30,6 +31,63 @@ pub(crate) fn now() -> Tick {
     )
 }
 
+/// A socket to ask the kernel about devices with.
+fn any_socket() -> io::Result<OwnedFd> {
+    // SAFETY: socket(2) takes no pointers.
+    let fd =
+        check(unsafe { libc::socket(libc::AF_INET, libc::SOCK_DGRAM | libc::SOCK_CLOEXEC, 0) })?;
+    // SAFETY: the descriptor was just made and has no other owner.
+    Ok(unsafe { OwnedFd::from_raw_fd(fd) })
+}
+
+/// A request about a device, all zeros but its name.
+pub(crate) fn interface_request(interface: &str) -> libc::ifreq {
+    // SAFETY: ifreq is plain data, for which all zeros is a value.
+    let mut request: libc::ifreq = unsafe { std::mem::zeroed() };
+    for (to, from) in request
+        .ifr_name
+        .iter_mut()
+        .zip(interface.bytes().take(libc::IFNAMSIZ - 1))
+    {
+        *to = from.cast_signed();
+    }
+    request
+}
+
+/// Gives a point-to-point device an address, /32.
+pub(crate) fn set_address(interface: &str, address: Ipv4Addr) -> io::Result<()> {
+    let fd = any_socket()?;
+    let mut request = interface_request(interface);
+    let address = libc::sockaddr_in {
+        sin_family: libc::sa_family_t::try_from(libc::AF_INET).map_err(io::Error::other)?,
+        sin_port: 0,
+        sin_addr: libc::in_addr {
+            s_addr: u32::from_ne_bytes(address.octets()),
+        },
+        sin_zero: [0; 8],
+    };
+    // SAFETY: the union holds a sockaddr, of the same size as a sockaddr_in.
+    unsafe {
+        (&raw mut request.ifr_ifru.ifru_addr)
+            .cast::<libc::sockaddr_in>()
+            .write_unaligned(address);
+    }
+    // SAFETY: SIOCSIFADDR reads one ifreq, which outlives the call.
+    check(unsafe { libc::ioctl(fd.as_raw_fd(), libc::SIOCSIFADDR, &raw mut request) })?;
+    Ok(())
+}
+
+/// Brings a device up that is as it was made.
+pub(crate) fn set_up(interface: &str) -> io::Result<()> {
+    let fd = any_socket()?;
+    let mut request = interface_request(interface);
+    request.ifr_ifru.ifru_flags =
+        libc::c_short::try_from(libc::IFF_UP).map_err(io::Error::other)?;
+    // SAFETY: SIOCSIFFLAGS reads one ifreq, which outlives the call.
+    check(unsafe { libc::ioctl(fd.as_raw_fd(), libc::SIOCSIFFLAGS, &raw mut request) })?;
+    Ok(())
+}
+
 /// Receive queues that the device has now (ethtool(8) `-l`).
 pub(crate) fn rx_queues(interface: &str) -> io::Result<u32> {
     const ETHTOOL_GCHANNELS: u32 = 0x3c;
@@ -44,24 +102,12 @@ pub(crate) fn rx_queues(interface: &str) -> io::Result<u32> {
         other: u32,
         combined: u32,
     }
-    // SAFETY: socket(2) takes no pointers.
-    let fd =
-        check(unsafe { libc::socket(libc::AF_INET, libc::SOCK_DGRAM | libc::SOCK_CLOEXEC, 0) })?;
-    // SAFETY: the descriptor was just made and has no other owner.
-    let fd = unsafe { OwnedFd::from_raw_fd(fd) };
+    let fd = any_socket()?;
     let mut channels = Channels {
         cmd: ETHTOOL_GCHANNELS,
         ..Channels::default()
     };
-    // SAFETY: ifreq is plain data, for which all zeros is a value.
-    let mut request: libc::ifreq = unsafe { std::mem::zeroed() };
-    for (to, from) in request
-        .ifr_name
-        .iter_mut()
-        .zip(interface.bytes().take(libc::IFNAMSIZ - 1))
-    {
-        *to = from.cast_signed();
-    }
+    let mut request = interface_request(interface);
     request.ifr_ifru.ifru_data = (&raw mut channels).cast();
     // SAFETY: SIOCETHTOOL reads the ifreq and writes one ethtool_channels
     // where it points; both outlive the call.

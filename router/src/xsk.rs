@@ -23,6 +23,8 @@ use crate::frame::Frame;
 /// Bytes kept free in front of every received packet, beside the kernel's own
 /// 256 of XDP headroom.
 pub(crate) const HEADROOM: u32 = 128;
+/// The kernel's own headroom in front of ours (`include/uapi/linux/bpf.h`).
+const XDP_PACKET_HEADROOM: u32 = 256;
 /// Packets a kernel transmit call may take (Linux 6.18; 32 before).
 const XDP_MAX_TX_SKB_BUDGET: libc::c_int = 9;
 
@@ -129,6 +131,16 @@ impl Area {
             std::slice::from_raw_parts_mut(at, self.frame_size as usize)
         };
         Frame::new(chunk, usize::try_from(offset).ok()?, packet.len as usize)
+    }
+
+    /// A frame as an empty packet, behind as much headroom as received ones have.
+    pub(crate) fn empty(&self, frame: FrameId) -> Packet {
+        let start = u64::from(frame.0).wrapping_mul(u64::from(self.frame_size));
+        Packet {
+            address: start.wrapping_add(u64::from(XDP_PACKET_HEADROOM.wrapping_add(HEADROOM))),
+            frame,
+            len: 0,
+        }
     }
 
     /// The frame of this index, after the socket that had it is closed.
@@ -482,6 +494,11 @@ impl Xsk {
     pub(crate) fn fill_done(&mut self) {
         self.fill.publish();
     }
+}
+
+/// What the kernel counts at a socket (`XDP_STATISTICS`).
+pub(crate) fn statistics(fd: RawFd) -> io::Result<libc::xdp_statistics> {
+    get_option(fd, libc::XDP_STATISTICS)
 }
 
 fn get_option<T>(fd: RawFd, name: libc::c_int) -> io::Result<T> {

@@ -6,12 +6,15 @@ mod fixture;
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::cell::Cell;
 
-use fixture::{GATEWAY, HEADROOM, POD, PORT, chunk, node};
+use fixture::{GATEWAY, HEADROOM, OVERLAY, POD, PORT, chunk, node};
 use proptest::prelude::*;
 use viaduct_encap::IpPacket;
 use viaduct_encap::ethernet::{self, Ethernet};
+use viaduct_encap::icmp::IcmpError;
 use viaduct_fib::{PortId, Reader};
-use viaduct_router::{DropReason, Frame, Tick, Verdict, WorkerState, forward};
+use viaduct_router::{
+    DEFAULT_NETWORK, DropReason, Exception, Frame, Tick, Verdict, WorkerState, answer, forward,
+};
 
 thread_local! {
     static CALLS: Cell<u64> = const { Cell::new(0) };
@@ -92,27 +95,43 @@ fn each_refusal_has_its_reason() {
         run(reader, &mut c, HEADROOM, len, PORT).0
     };
     let (me, there) = ([10, 244, 1, 2], [10, 244, 2, 2]);
-    for (verdict, reason) in [
+    let drop = Verdict::Drop;
+    let network = DEFAULT_NETWORK;
+    for (verdict, expected) in [
         (
             refused(&one, [10, 244, 1, 9], there, 64, 1),
-            DropReason::SpoofedSource,
+            drop(DropReason::SpoofedSource),
         ),
         (
             refused(&one, me, [10, 99, 0, 1], 64, 1),
-            DropReason::NoRoute,
+            Verdict::Punt(DropReason::NoRoute),
         ),
-        (refused(&one, me, there, 1, 1), DropReason::HopLimitExceeded),
-        (refused(&one, me, there, 64, 1450), DropReason::TooBig),
+        (
+            refused(&one, me, there, 1, 1),
+            Verdict::Exception(Exception::IcmpError {
+                network,
+                error: IcmpError::TimeExceeded,
+                reason: DropReason::HopLimitExceeded,
+            }),
+        ),
+        (
+            refused(&one, me, there, 64, 1450),
+            Verdict::Exception(Exception::IcmpError {
+                network,
+                error: IcmpError::PacketTooBig { mtu: 1450 },
+                reason: DropReason::TooBig,
+            }),
+        ),
         (
             refused(&one, me, [224, 0, 0, 1], 64, 1),
-            DropReason::Multicast,
+            drop(DropReason::Multicast),
         ),
         (
             refused(&node(1, false).1, me, there, 64, 1),
-            DropReason::NextHopUnresolved,
+            drop(DropReason::NextHopUnresolved),
         ),
     ] {
-        assert_eq!(verdict, Verdict::Drop(reason));
+        assert_eq!(verdict, expected);
     }
     // From the underlay: a source that is not the sending node's, a wrong VTEP MAC.
     let (mut c, len) = chunk(me, there, 64, 1);
@@ -127,6 +146,27 @@ fn each_refusal_has_its_reason() {
         run(&one, &mut c, start, long, PortId::UNDERLAY).0,
         Verdict::Drop(DropReason::WrongVtepMac)
     );
+}
+
+/// An error is made in the frame of its packet, and goes back to the sender.
+#[test]
+fn an_error_goes_back_to_the_sender() {
+    let (_publisher, one) = node(1, true);
+    let (mut c, len) = chunk([10, 244, 1, 2], [10, 244, 2, 2], 1, 100);
+    let sent = c[HEADROOM + 14..HEADROOM + len].to_vec();
+    let (verdict, start, len) = run(&one, &mut c, HEADROOM, len, PORT);
+    let Verdict::Exception(Exception::IcmpError { network, error, .. }) = verdict else {
+        panic!("{verdict:?}");
+    };
+    let mut frame = Frame::new(&mut c, start, len).unwrap();
+    let verdict = answer(&one.load(), &mut frame, network, error);
+    assert_eq!(verdict, Some(Verdict::Send(PORT)));
+    let packet = frame.packet();
+    assert_eq!(Ethernet::parse(packet).unwrap().destination, POD);
+    let ip = IpPacket::parse(&packet[14..], ethernet::IPV4).unwrap();
+    assert_eq!(ip.src, OVERLAY);
+    assert_eq!(ip.dst, std::net::IpAddr::from([10, 244, 1, 2]));
+    assert_eq!(packet[14 + 28..], sent, "the quote is what was sent");
 }
 
 #[test]
@@ -149,7 +189,7 @@ fn warm_forwarding_neither_allocates_nor_frees() {
 
 proptest! {
     /// Any bytes from either side end in one verdict, and the packet stays
-    /// inside its frame.
+    /// inside its frame, the answer that an error may need too.
     #[test]
     fn any_bytes_end_in_a_verdict(mut bytes in prop::collection::vec(any::<u8>(), 0..2048), start in 0usize..200, underlay: bool, shape: bool) {
         let (_publisher, reader) = node(1, true);
@@ -162,7 +202,12 @@ proptest! {
         let size = bytes.len();
         let start = start.min(size);
         let from = if underlay { PortId::UNDERLAY } else { PORT };
-        let (_, start, len) = run(&reader, &mut bytes, start, size - start, from);
+        let (verdict, start, len) = run(&reader, &mut bytes, start, size - start, from);
         prop_assert!(start + len <= size);
+        if let Verdict::Exception(Exception::IcmpError { network, error, .. }) = verdict {
+            let mut frame = Frame::new(&mut bytes, start, len).unwrap();
+            let _ = answer(&reader.load(), &mut frame, network, error);
+            prop_assert!(frame.start() + frame.len() <= size);
+        }
     }
 }

@@ -236,7 +236,7 @@ impl Testbed {
         let n = node.n;
         let name = format!("{}-{n}", self.id);
         let mut config = format!(
-            "[node]\nname = \"{name}\"\n[underlay]\ninterface = \"eth0\"\n[workers]\n{workers}\nmax_ports = 8\n\
+            "[node]\nname = \"{name}\"\n[underlay]\ninterface = \"eth0\"\n[workers]\n{workers}\nmax_ports = 16\n\
              [runtime]\ndirectory = \"{}\"\nbpffs = \"{BPFFS}/{}\"\n\
              [[networks]]\nname = \"default\"\nvni = 1\nvtep_mac = \"{}\"\n\
              pod_prefixes = [\"10.244.{n}.0/24\", \"fd00:10:244:{n}::/64\"]\n\
@@ -469,8 +469,9 @@ impl Daemon {
             .unwrap_or_else(|| panic!("no {counter} at {name}"))
     }
 
-    /// Packets received and what became of them: (received, sent, dropped).
-    pub fn balance(&self) -> (u64, u64, u64) {
+    /// Packets that came up, received or made here, and what became of them:
+    /// sent, punted or dropped.
+    pub fn balance(&self) -> (u64, u64) {
         let ports = self.ask("ports");
         let sum = |c: &str| {
             ports["ports"]
@@ -478,9 +479,12 @@ impl Daemon {
                 .expect("ports")
                 .iter()
                 .map(|p| p[c].as_u64().unwrap_or(0))
-                .sum()
+                .sum::<u64>()
         };
-        (sum("rx_packets"), sum("tx_packets"), sum("drops"))
+        (
+            sum("rx_packets") + sum("originated"),
+            sum("tx_packets") + sum("punts") + sum("drops"),
+        )
     }
 
     pub fn signal(&self, signal: &str) {

@@ -9,6 +9,8 @@ mod prefix;
 mod routes;
 mod values;
 
+pub use values::is_node_name;
+
 use std::path::Path;
 
 use crate::model::Config;

@@ -176,15 +176,21 @@ pub(super) fn label(name: &str, at: &Range<usize>, problems: &mut Problems<'_>) 
     sound
 }
 
-/// A node's name: RFC 1123 section 2.1 labels, lower case as in Kubernetes, short enough for a path. Whether it is one.
-pub(super) fn node_name(name: &str, at: &Range<usize>, problems: &mut Problems<'_>) -> bool {
+/// Whether a text is a node's name: RFC 1123 section 2.1 labels, lower case as in Kubernetes, 63 bytes at most, so that
+/// it can be part of a path.
+pub fn is_node_name(name: &str) -> bool {
     let plain = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit();
     let label = |label: &str| {
         label.bytes().all(|byte| plain(byte) || byte == b'-')
             && label.bytes().next().is_some_and(plain)
             && label.bytes().last().is_some_and(plain)
     };
-    let sound = name.len() <= 63 && name.split('.').all(label);
+    name.len() <= 63 && name.split('.').all(label)
+}
+
+/// [`is_node_name`], said where it is not.
+pub(super) fn node_name(name: &str, at: &Range<usize>, problems: &mut Problems<'_>) -> bool {
+    let sound = is_node_name(name);
     if !sound {
         let message = format!(
             "{name:?} is no node name: 1 to 63 lower-case letters, digits and hyphens, in labels joined by dots that \

@@ -1,0 +1,285 @@
+//! A worker's frames and queues: who has which frame, and how packets leave.
+
+use std::sync::Arc;
+
+use viaduct_fib::PortId;
+
+use super::Shared;
+use crate::counters::PortCounters;
+use crate::frame::Frame;
+use crate::reason::DropReason;
+use crate::xsk::{Area, FrameId, Packet, Xsk};
+
+/// Frames kept back from fill rings for packets on their way out.
+pub(crate) const RESERVE: usize = 2048;
+/// The least fill ring a queue is given.
+pub(crate) const MIN_QUOTA: usize = 64;
+/// The most.
+const MAX_QUOTA: usize = 1024;
+/// Fewer missing frames than this are not worth a shared line.
+const TOP_UP: u32 = 32;
+/// Owner of a frame that is in no ring.
+const FREE: u16 = u16::MAX;
+
+/// A worker's queues of one device.
+#[derive(Debug)]
+pub(crate) struct Link {
+    pub(crate) port: PortId,
+    pub(crate) queues: Vec<Xsk>,
+}
+
+/// Free frames, and who has the others.
+struct Pool {
+    free: Vec<FrameId>,
+    /// By frame: [`FREE`], or the port in one of whose rings it is.
+    owners: Vec<u16>,
+}
+
+impl Pool {
+    fn give(&mut self, frame: FrameId) {
+        self.tag(&frame, FREE);
+        // Never grows: there are as many places as frames.
+        self.free.push(frame);
+    }
+
+    fn tag(&mut self, frame: &FrameId, owner: u16) {
+        if let Some(tag) = self.owners.get_mut(frame.index()) {
+            *tag = owner;
+        }
+    }
+}
+
+/// A received packet, and where it came from.
+#[derive(Debug)]
+pub(super) struct Received {
+    pub(super) packet: Packet,
+    pub(super) ingress: PortId,
+    /// The queue's place among the worker's queues of that port.
+    pub(super) queue: usize,
+}
+
+/// Frames, links and counters of one worker.
+pub(super) struct Io {
+    pub(super) shared: Arc<Shared>,
+    area: Area,
+    pool: Pool,
+    links: Vec<Box<Link>>,
+    /// By port: the link's place in `links`, for ports that have one.
+    places: Vec<Option<usize>>,
+    quota: u32,
+}
+
+impl Io {
+    pub(super) fn new(shared: Arc<Shared>, area: Area, free: Vec<FrameId>, ports: usize) -> Self {
+        let owners = vec![FREE; free.len()];
+        Self {
+            shared,
+            area,
+            pool: Pool { free, owners },
+            links: Vec::with_capacity(ports),
+            places: vec![None; ports],
+            quota: 0,
+        }
+    }
+
+    pub(super) fn links(&self) -> usize {
+        self.links.len()
+    }
+
+    pub(super) fn queues(&self, link: usize) -> usize {
+        self.links.get(link).map_or(0, |l| l.queues.len())
+    }
+
+    pub(super) fn counters(&self, port: PortId) -> Option<&PortCounters> {
+        self.shared.counters.ports.get(usize::from(port.0))
+    }
+
+    /// Takes back the frames whose packets have left.
+    pub(super) fn collect(&mut self, link: usize, queue: usize) {
+        let link = self.links.get_mut(link);
+        let Some(xsk) = link.and_then(|l| l.queues.get_mut(queue)) else {
+            return;
+        };
+        while let Some(frame) = xsk.complete(&self.area) {
+            self.pool.give(frame);
+        }
+    }
+
+    /// The next packet of a queue, counted.
+    #[inline]
+    pub(super) fn receive(&mut self, link: usize, queue: usize) -> Option<Received> {
+        let at = self.links.get_mut(link)?;
+        let packet = at.queues.get_mut(queue)?.receive(&self.area)?;
+        let ingress = at.port;
+        if let Some(c) = self.counters(ingress) {
+            c.rx_packets.add(1);
+            c.rx_bytes.add(u64::from(packet.len));
+        }
+        Some(Received {
+            packet,
+            ingress,
+            queue,
+        })
+    }
+
+    /// Ends a queue's batch: received slots go back to the kernel, and the fill
+    /// ring is topped up to the quota.
+    pub(super) fn refill(&mut self, link: usize, queue: usize, received: bool) {
+        let quota = self.quota;
+        let Some(link) = self.links.get_mut(link) else {
+            return;
+        };
+        let owner = link.port.0;
+        let Some(xsk) = link.queues.get_mut(queue) else {
+            return;
+        };
+        if received {
+            xsk.receive_done();
+        }
+        let missing = quota.saturating_sub(xsk.filled());
+        if missing < TOP_UP {
+            return;
+        }
+        for _ in 0..missing {
+            let Some(frame) = self.pool.free.pop() else {
+                self.shared.counters.short_fills.add(1);
+                break;
+            };
+            self.pool.tag(&frame, owner);
+            xsk.fill(&self.area, frame);
+        }
+        xsk.fill_done();
+    }
+
+    /// Works on a packet in its frame. `None` when it does not lie inside one,
+    /// which the kernel never says.
+    #[inline]
+    pub(super) fn edit<R>(
+        &self,
+        packet: &mut Packet,
+        work: impl FnOnce(&mut Frame<'_>) -> R,
+    ) -> Option<R> {
+        let mut frame = self.area.frame(packet)?;
+        let before = frame.start();
+        let result = work(&mut frame);
+        let (start, len) = (frame.start(), frame.len());
+        packet.moved(before, start, len);
+        Some(result)
+    }
+
+    /// A free frame, as an empty packet behind the room for headers.
+    pub(super) fn empty_packet(&mut self) -> Option<Packet> {
+        let frame = self.pool.free.pop()?;
+        Some(self.area.empty(frame))
+    }
+
+    /// Puts a packet into the transmit ring of a port: of its queue that
+    /// corresponds to the one it came from. Full or gone, it is dropped.
+    #[inline]
+    pub(super) fn send(&mut self, to: PortId, received: Received) {
+        let Received {
+            packet,
+            ingress,
+            queue,
+        } = received;
+        let place = self.places.get(usize::from(to.0)).copied().flatten();
+        let link = place.and_then(|at| self.links.get_mut(at));
+        let xsk = link.and_then(|l| {
+            let queue = queue.checked_rem(l.queues.len())?;
+            l.queues.get_mut(queue)
+        });
+        let Some(xsk) = xsk else {
+            return self.drop_packet(ingress, DropReason::UnknownPort, packet);
+        };
+        let len = packet.len;
+        self.pool.tag(&packet.frame, to.0);
+        if let Err(packet) = xsk.transmit(packet) {
+            return self.drop_packet(ingress, DropReason::TxRingFull, packet);
+        }
+        if let Some(c) = self.counters(to) {
+            c.tx_packets.add(1);
+            c.tx_bytes.add(u64::from(len));
+        }
+    }
+
+    /// Counts a drop and takes the frame back.
+    #[inline]
+    pub(super) fn drop_packet(&mut self, ingress: PortId, reason: DropReason, packet: Packet) {
+        if let Some(c) = self.counters(ingress) {
+            c.drop(reason);
+        }
+        self.release(packet);
+    }
+
+    /// Takes the frame of a packet back that was counted elsewhere.
+    pub(super) fn release(&mut self, packet: Packet) {
+        self.pool.give(packet.frame);
+    }
+
+    /// Has the kernel send what waits in transmit rings. True when it took any.
+    pub(super) fn flush(&mut self) -> bool {
+        let mut sent = false;
+        for link in &mut self.links {
+            for xsk in &mut link.queues {
+                if xsk.unsent() {
+                    sent |= xsk.flush();
+                }
+            }
+        }
+        sent
+    }
+
+    pub(super) fn add(&mut self, link: Box<Link>) {
+        let place = self.links.len();
+        if let Some(p) = self.places.get_mut(usize::from(link.port.0)) {
+            *p = Some(place);
+        }
+        // Within the capacity: one link a port, and ports are counted.
+        self.links.push(link);
+        self.share_out();
+    }
+
+    pub(super) fn remove(&mut self, port: PortId) -> Option<Box<Link>> {
+        let place = self.places.get_mut(usize::from(port.0))?.take()?;
+        let link = self.links.swap_remove(place);
+        if let Some(moved) = self.links.get(place).map(|l| l.port)
+            && let Some(p) = self.places.get_mut(usize::from(moved.0))
+        {
+            *p = Some(place);
+        }
+        self.share_out();
+        Some(link)
+    }
+
+    /// The rings of a closed socket do not say which frames they held; the tags
+    /// do.
+    pub(super) fn reclaim(&mut self, port: PortId) {
+        for (index, tag) in self.pool.owners.iter_mut().enumerate() {
+            if *tag == port.0 {
+                *tag = FREE;
+                self.pool.free.push(self.area.reclaimed(index));
+            }
+        }
+    }
+
+    /// How many frames each receiving queue may hold, now that the number of
+    /// queues has changed.
+    fn share_out(&mut self) {
+        let queues: usize = self.links.iter().map(|l| l.queues.len()).sum();
+        let frames = self.pool.owners.len().saturating_sub(RESERVE);
+        let quota = frames
+            .checked_div(queues)
+            .unwrap_or(0)
+            .clamp(MIN_QUOTA, MAX_QUOTA);
+        self.quota = u32::try_from(quota).unwrap_or(0);
+    }
+
+    /// Frames in rings and free ones, for whoever wants to see them whole.
+    pub(super) fn report(&mut self) {
+        let queues = self.links.iter_mut().flat_map(|l| &mut l.queues);
+        let held: u64 = queues.map(|xsk| u64::from(xsk.held())).sum();
+        let counters = &self.shared.counters;
+        counters.ring_frames.set(held);
+        counters.free_frames.set(self.pool.free.len() as u64);
+    }
+}

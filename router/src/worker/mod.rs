@@ -1,0 +1,203 @@
+//! A worker: one pinned thread, its frames, and its queues of every link.
+#![deny(
+    clippy::indexing_slicing,
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic
+)]
+
+mod exceptions;
+mod io;
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use crossbeam::queue::ArrayQueue;
+use viaduct_fib::{PortId, Reader};
+
+use self::exceptions::{Exceptions, Work};
+use self::io::Io;
+pub(crate) use self::io::{Link, MIN_QUOTA, RESERVE};
+use crate::bpf::Beat;
+use crate::counters::WorkerCounters;
+use crate::forward::{Verdict, WorkerState, forward};
+use crate::reason::DropReason;
+use crate::sys::{self, Sleeper};
+use crate::tun::Tun;
+use crate::xsk::{Area, FrameId};
+
+/// Packets taken from one queue before the next has its turn.
+const BATCH: usize = 64;
+/// Turns without a packet before an adaptive worker sleeps.
+const IDLE_TURNS: u32 = 256;
+/// Turns between two reports of frames: it looks at every ring.
+const REPORT_TURNS: u32 = 1024;
+
+/// What the control side asks of a worker. The inbox is also the door through
+/// which other workers will hand over frames.
+#[derive(Debug)]
+pub(crate) enum Message {
+    Add(Box<Link>),
+    Remove(PortId),
+    /// The removed link's sockets are closed: its frames are ours again.
+    Reclaim(PortId),
+}
+
+/// What a worker answers, in the order of the messages.
+#[derive(Debug)]
+pub(crate) enum Reply {
+    Added,
+    Removed(Option<Box<Link>>),
+    Reclaimed,
+}
+
+/// What the control side and the worker's thread share.
+#[derive(Debug)]
+pub(crate) struct Shared {
+    pub(crate) inbox: ArrayQueue<Message>,
+    pub(crate) outbox: ArrayQueue<Reply>,
+    pub(crate) counters: WorkerCounters,
+    pub(crate) sleeper: Sleeper,
+    pub(crate) stop: AtomicBool,
+}
+
+pub(crate) struct Worker {
+    io: Io,
+    reader: Reader,
+    exceptions: Exceptions,
+    state: WorkerState,
+    beat: Beat,
+    adaptive: bool,
+    sleep: Duration,
+}
+
+pub(crate) struct WorkerParts {
+    pub(crate) shared: Arc<Shared>,
+    pub(crate) reader: Reader,
+    pub(crate) area: Area,
+    pub(crate) frames: Vec<FrameId>,
+    pub(crate) ports: usize,
+    pub(crate) tun: Arc<Tun>,
+    pub(crate) beat: Beat,
+    pub(crate) adaptive: bool,
+    pub(crate) heartbeat_timeout: Duration,
+}
+
+impl Worker {
+    pub(crate) fn new(parts: WorkerParts) -> Self {
+        Self {
+            io: Io::new(parts.shared, parts.area, parts.frames, parts.ports),
+            reader: parts.reader,
+            exceptions: Exceptions::new(parts.ports, parts.tun),
+            state: WorkerState::default(),
+            beat: parts.beat,
+            adaptive: parts.adaptive,
+            // Four beats in each time-out.
+            sleep: parts.heartbeat_timeout / 4,
+        }
+    }
+
+    /// Runs until [`Shared::stop`] is set; then lets go of all its sockets.
+    pub(crate) fn run(mut self) {
+        let mut idle = 0u32;
+        let mut turns = 0u32;
+        while !self.io.shared.stop.load(Ordering::Relaxed) {
+            let worked = self.turn();
+            idle = if worked { 0 } else { idle.saturating_add(1) };
+            turns = turns.wrapping_add(1);
+            if turns.is_multiple_of(REPORT_TURNS) || idle > IDLE_TURNS {
+                self.report();
+            }
+            if self.adaptive && idle > IDLE_TURNS {
+                self.io.shared.counters.waits.add(1);
+                let ms = i32::try_from(self.sleep.as_millis()).unwrap_or(i32::MAX);
+                self.io.shared.sleeper.wait(ms);
+            }
+        }
+    }
+
+    /// One round over all queues. True when there was anything to do.
+    fn turn(&mut self) -> bool {
+        let tick = sys::now();
+        self.beat.at(tick);
+        self.io.shared.counters.turns.add(1);
+        let mut worked = self.obey();
+        for link in 0..self.io.links() {
+            for queue in 0..self.io.queues(link) {
+                worked |= self.serve(link, queue, tick);
+            }
+        }
+        if self.exceptions.any() {
+            let table = self.reader.load();
+            self.exceptions
+                .work_off(&mut self.io, &table, &mut self.state, tick);
+        }
+        worked | self.io.flush()
+    }
+
+    /// Receives a batch from one queue, forwards it, and refills the queue.
+    fn serve(&mut self, link: usize, queue: usize, tick: crate::Tick) -> bool {
+        self.io.collect(link, queue);
+        // One table for the whole batch; the guard allocates nothing.
+        let table = self.reader.load();
+        let mut received = 0usize;
+        while received < BATCH {
+            let Some(mut next) = self.io.receive(link, queue) else {
+                break;
+            };
+            received = received.saturating_add(1);
+            let (state, ingress) = (&mut self.state, next.ingress);
+            let verdict = self.io.edit(&mut next.packet, |frame| {
+                forward(&table, state, frame, ingress, tick)
+            });
+            let work = match verdict.unwrap_or(Verdict::Drop(DropReason::Malformed)) {
+                Verdict::Send(to) => {
+                    self.io.send(to, next);
+                    continue;
+                }
+                Verdict::Drop(reason) => {
+                    self.io.drop_packet(next.ingress, reason, next.packet);
+                    continue;
+                }
+                Verdict::Punt(reason) => Work::Punt(reason),
+                Verdict::Exception(exception) => Work::Exception(exception),
+            };
+            self.exceptions.push(&mut self.io, next, work);
+        }
+        drop(table);
+        self.io.refill(link, queue, received > 0);
+        received > 0
+    }
+
+    /// Carries out what the control side asked for.
+    fn obey(&mut self) -> bool {
+        let mut worked = false;
+        while let Some(message) = self.io.shared.inbox.pop() {
+            worked = true;
+            let reply = match message {
+                Message::Add(link) => {
+                    self.io.add(link);
+                    Reply::Added
+                }
+                Message::Remove(port) => Reply::Removed(self.io.remove(port)),
+                Message::Reclaim(port) => {
+                    self.io.reclaim(port);
+                    self.report();
+                    Reply::Reclaimed
+                }
+            };
+            // The control side asks one thing at a time: there is always room.
+            let _ = self.io.shared.outbox.push(reply);
+        }
+        worked
+    }
+
+    fn report(&mut self) {
+        self.io.report();
+        let counters = &self.io.shared.counters;
+        counters
+            .checksums_finished
+            .set(self.state.checksums_finished);
+    }
+}
