@@ -30,8 +30,10 @@ const HEADERS: usize = 128;
 const IP_UDP: usize = 28;
 const SIZES: [usize; 3] = [64, 512, 1450];
 const ROUNDS: usize = 20_000;
+/// A case by the size of its packet.
+type Make = fn(usize) -> Case;
 /// Name, packet by size, and whether its checksum has to be finished.
-const CASES: [(&str, fn(usize) -> Case, bool); 4] = [
+const CASES: [(&str, Make, bool); 4] = [
     ("encapsulate", encapsulate, false),
     ("encapsulate, partial checksum", encapsulate_partial, true),
     ("decapsulate", decapsulate, false),
@@ -104,7 +106,7 @@ struct Lane {
 }
 
 impl Lane {
-    fn new(size: usize, case: fn(usize) -> Case) -> Self {
+    fn new(size: usize, case: Make) -> Self {
         let case = case(size);
         let mut area = vec![0u8; BATCH * FRAME_SIZE];
         for chunk in area.chunks_exact_mut(FRAME_SIZE) {

@@ -1,5 +1,7 @@
 //! Every frame of a UMEM stays in somebody's hands, whatever comes and goes.
 
+#![allow(clippy::format_push_string, reason = "a batch is made once")]
+
 mod common;
 
 use std::fs;
@@ -72,16 +74,16 @@ fn the_umem_is_whole_after_a_million_packets_and_a_thousand_ports() {
             host: 100 + n,
         })
         .collect();
-    let (mut come, mut go) = (String::new(), String::new());
+    let (mut make, mut delete) = (String::new(), String::new());
     for pod in &passing {
         let name = &pod.interface;
-        come += &format!(
+        make += &format!(
             "link add {name} mtu 1450 numrxqueues 2 numtxqueues 2 type veth peer name {name}p mtu 1450 numrxqueues 2 numtxqueues 2\n\
              link set {name} up\nlink set {name}p up\n"
         );
-        go += &format!("link delete {name}\n");
+        delete += &format!("link delete {name}\n");
     }
-    batch(&a.namespace, &bed, &come);
+    batch(&a.namespace, &bed, &make);
     let pods: Vec<&Pod> = [&web, &dns].into_iter().chain(&passing).collect();
     let router = bed.router(&a, &pods, &[], "count = 2");
     let steady = pods.len() + 1 - usize::from(AT_ONCE);
@@ -99,10 +101,13 @@ fn the_umem_is_whole_after_a_million_packets_and_a_thousand_ports() {
         wait_for("the ports to be attached", || {
             states(&router, "up") == steady + passing.len()
         });
-        batch(&a.namespace, &bed, &go);
+        batch(&a.namespace, &bed, &delete);
         wait_for("the ports to go down", || states(&router, "up") == steady);
-        batch(&a.namespace, &bed, &come);
-        assert!(carried() > before, "the stream stands still in round {round}");
+        batch(&a.namespace, &bed, &make);
+        assert!(
+            carried() > before,
+            "the stream stands still in round {round}"
+        );
     }
     let mut last = 0;
     while carried() < PACKETS {
@@ -114,7 +119,10 @@ fn the_umem_is_whole_after_a_million_packets_and_a_thousand_ports() {
     drop(client);
     wait_for("all frames to be accounted for", || whole(&router));
     let (came, went) = router.balance();
-    assert_eq!(came, went, "received + originated = sent + punted + dropped");
+    assert_eq!(
+        came, went,
+        "received + originated = sent + punted + dropped"
+    );
     for port in router.ask("ports")["ports"].as_array().expect("ports") {
         assert_eq!(port["kernel"]["invalid_descriptors"], 0, "{port}");
     }

@@ -1,0 +1,135 @@
+//! Packets that take more than a header: too long, too short-lived, or for
+//! somebody whom only the kernel knows. Real kernels read the answers.
+
+mod common;
+
+use common::{Daemon, Node, Pod, Testbed, vtep_mac};
+
+/// What `ping` says, errors that it received included.
+fn ping_says(pod: &Pod, words: &str) -> String {
+    let mut ping = pod.namespace.command("ping");
+    let words = format!("-n -W 1 -i 0.02 {words}");
+    let output = ping.args(words.split_whitespace()).output();
+    let output = output.expect("ping runs");
+    String::from_utf8_lossy(&output.stdout).into_owned() + &String::from_utf8_lossy(&output.stderr)
+}
+
+fn balanced(router: &Daemon) {
+    let (came, went) = router.balance();
+    assert_eq!(
+        came, went,
+        "received + originated = sent + punted + dropped"
+    );
+}
+
+fn dropped(router: &Daemon, reason: &str) -> u64 {
+    let drops = router.ask("drops");
+    let rows = drops["drops"].as_array().expect("drops");
+    let of = rows.iter().filter(|d| d["reason"] == reason);
+    of.filter_map(|d| d["packets"].as_u64()).sum()
+}
+
+/// A pod whose interface takes more than the overlay does.
+fn widen(node: &Node, pod: &Pod) {
+    let (host, inside) = (&node.namespace, &pod.namespace);
+    host.run(&format!("ip link set {} mtu 1500", pod.interface));
+    inside.run("ip link set eth0 mtu 1500");
+}
+
+#[test]
+fn each_node_is_a_hop_that_answers_from_its_overlay_address() {
+    let mut bed = Testbed::new();
+    let (a, b) = (bed.node(1, 1), bed.node(2, 1));
+    let (web, far) = (bed.pod(&a, "web", 2), bed.pod(&b, "web", 2));
+    let ra = bed.router(&a, &[&web], &[(2, &vtep_mac(2))], "count = 1");
+    let rb = bed.router(&b, &[&far], &[(1, &vtep_mac(1))], "count = 1");
+    for (to, hops) in [
+        (far.v4(), ["10.244.1.0", "10.244.2.0"]),
+        (far.v6(), ["fd00:10:244:1::", "fd00:10:244:2::"]),
+    ] {
+        for (ttl, hop) in (1..).zip(hops) {
+            let says = ping_says(&web, &format!("-c 3 -t {ttl} {to}"));
+            assert!(
+                says.contains(&format!("From {hop} icmp_seq=1 Time")),
+                "{to} with {ttl} hops: {says}"
+            );
+        }
+        let says = ping_says(&web, &format!("-c 3 -t 3 {to}"));
+        assert!(says.contains("3 received"), "three hops suffice: {says}");
+    }
+    for router in [&ra, &rb] {
+        assert_eq!(dropped(router, "hop-limit-exceeded"), 6);
+        assert_eq!(router.ask("status")["workers"][0]["icmp_errors"], 6);
+        balanced(router);
+    }
+}
+
+#[test]
+fn a_path_mtu_is_discovered_and_ipv4_without_df_is_cut() {
+    let mut bed = Testbed::new();
+    let (a, b) = (bed.node(1, 1), bed.node(2, 1));
+    let (web, far) = (bed.pod(&a, "web", 2), bed.pod(&b, "web", 2));
+    widen(&a, &web);
+    widen(&b, &far);
+    let ra = bed.router(&a, &[&web], &[(2, &vtep_mac(2))], "count = 1");
+    let rb = bed.router(&b, &[&far], &[(1, &vtep_mac(1))], "count = 1");
+    // 1,500 bytes, not yet knowing better: both directions are cut, by us.
+    let says = ping_says(&web, &format!("-c 5 -M dont -s 1472 {}", far.v4()));
+    assert!(says.contains("5 received"), "{says}");
+    assert_eq!(ra.port("veth-web", "originated"), 5, "one more piece each");
+    assert_eq!(rb.port("veth-web", "originated"), 5, "one more piece each");
+    // Cut by the pod, and then by us once more.
+    let says = ping_says(&web, &format!("-c 5 -M dont -s 4000 {}", far.v4()));
+    assert!(says.contains("5 received"), "{says}");
+
+    web.tcp(&far, &far.v4(), 300_000);
+    web.tcp(&far, &far.v6(), 300_000);
+    assert!(dropped(&ra, "too-big") > 0, "the senders had to learn");
+    let says = ping_says(&web, &format!("-c 2 -M do -s 1472 {}", far.v4()));
+    assert!(
+        says.contains("mtu=1450") || says.contains("mtu = 1450"),
+        "{says}"
+    );
+    let says = ping_says(&far, &format!("-c 2 -M do -s 1452 {}", web.v6()));
+    assert!(
+        says.contains("mtu=1450") || says.contains("mtu = 1450"),
+        "{says}"
+    );
+    balanced(&ra);
+    balanced(&rb);
+}
+
+#[test]
+fn a_pod_that_only_the_kernel_knows_is_reached_through_it() {
+    let mut bed = Testbed::new();
+    let a = bed.node(1, 1);
+    let (web, other) = (bed.pod(&a, "web", 2), bed.pod(&a, "other", 3));
+    let router = bed.router(&a, &[&web], &[], "count = 1");
+    assert_eq!(web.namespace.ping(&other.v4(), 5, 56), 5);
+    assert_eq!(web.namespace.ping(&other.v6(), 5, 56), 5);
+    web.tcp(&other, &other.v4(), 100_000);
+    assert!(router.port("veth-web", "punts") > 15);
+    let drops = router.ask("drops");
+    assert_eq!(drops["drops"][0]["fate"], "punted", "{drops}");
+    assert_eq!(drops["drops"][0]["reason"], "no-route", "{drops}");
+    balanced(&router);
+}
+
+#[test]
+fn icmp_errors_are_rationed() {
+    let mut bed = Testbed::new();
+    let a = bed.node(1, 1);
+    let (web, dns) = (bed.pod(&a, "web", 2), bed.pod(&a, "dns", 3));
+    let router = bed.router(&a, &[&web, &dns], &[], "count = 1");
+    let mut flood = web.namespace.command("ping");
+    let words = format!("-q -i 0.001 -c 1000 -W 1 -t 1 {}", dns.v4());
+    let output = flood.args(words.split_whitespace()).output();
+    output.expect("ping runs");
+    let sent = dropped(&router, "hop-limit-exceeded");
+    let worker = &router.ask("status")["workers"][0];
+    let count = |name: &str| worker[name].as_u64().expect("a number");
+    assert!(sent >= 500, "{sent} pings");
+    assert!(count("icmp_errors_withheld") > 0, "{worker}");
+    assert_eq!(count("icmp_errors") + count("icmp_errors_withheld"), sent);
+    balanced(&router);
+}
