@@ -8,6 +8,7 @@ mod plane;
 mod report;
 mod server;
 
+use std::io::IsTerminal;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
@@ -136,6 +137,8 @@ fn log_to_stderr(format: LogFormat) {
         .from_env_lossy();
     let log = tracing_subscriber::fmt()
         .with_env_filter(filter)
+        // No colours into files and journals.
+        .with_ansi(std::io::stderr().is_terminal())
         .with_writer(std::io::stderr);
     match format {
         LogFormat::Text => log.init(),
@@ -147,7 +150,15 @@ fn main() -> ExitCode {
     let result = match Cli::parse().command {
         Command::Run { config, log } => {
             log_to_stderr(log);
-            config.load().and_then(|c| daemon::run(&c))
+            let result = config.load().and_then(|c| daemon::run(&c));
+            match (result, log) {
+                // The last line of a JSON log is JSON, too.
+                (Err(e), LogFormat::Json) => {
+                    tracing::error!("{e:#}");
+                    return ExitCode::FAILURE;
+                }
+                (result, _) => result,
+            }
         }
         Command::Check { config } => config.load().and_then(|c| daemon::check(&c)),
         Command::Cleanup(args) => args.run(),

@@ -14,7 +14,8 @@ pub(crate) fn status(server: &Server) -> Value {
     let totals = router.worker_totals();
     let workers = totals.iter().enumerate().map(|(index, w)| {
         json!({
-            "worker": index, "turns": w.turns, "waits": w.waits, "frames": w.frames, "free_frames": w.free_frames, "ring_frames": w.ring_frames,
+            "worker": index, "turns": w.turns, "waits": w.waits, "rx_packets": w.rx_packets,
+            "frames": w.frames, "free_frames": w.free_frames, "ring_frames": w.ring_frames,
             "checksums_finished": w.checksums_finished, "short_fills": w.short_fills,
             "icmp_errors": w.icmp_errors, "icmp_errors_withheld": w.icmp_errors_withheld,
         })
@@ -211,6 +212,7 @@ pub(crate) fn status_text(reply: &Value) -> String {
             ("WORKER", "worker"),
             ("TURNS", "turns"),
             ("SLEEPS", "waits"),
+            ("PACKETS", "rx_packets"),
             ("FRAMES", "frames"),
             ("FREE", "free_frames"),
             ("IN RINGS", "ring_frames"),

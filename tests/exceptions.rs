@@ -3,7 +3,7 @@
 
 mod common;
 
-use common::{Daemon, Node, Pod, Testbed, vtep_mac};
+use common::{Node, Pod, Testbed, vtep_mac};
 
 /// What `ping` says, errors that it received included.
 fn ping_says(pod: &Pod, words: &str) -> String {
@@ -12,21 +12,6 @@ fn ping_says(pod: &Pod, words: &str) -> String {
     let output = ping.args(words.split_whitespace()).output();
     let output = output.expect("ping runs");
     String::from_utf8_lossy(&output.stdout).into_owned() + &String::from_utf8_lossy(&output.stderr)
-}
-
-fn balanced(router: &Daemon) {
-    let (came, went) = router.balance();
-    assert_eq!(
-        came, went,
-        "received + originated = sent + punted + dropped"
-    );
-}
-
-fn dropped(router: &Daemon, reason: &str) -> u64 {
-    let drops = router.ask("drops");
-    let rows = drops["drops"].as_array().expect("drops");
-    let of = rows.iter().filter(|d| d["reason"] == reason);
-    of.filter_map(|d| d["packets"].as_u64()).sum()
 }
 
 /// A pod whose interface takes more than the overlay does.
@@ -58,9 +43,9 @@ fn each_node_is_a_hop_that_answers_from_its_overlay_address() {
         assert!(says.contains("3 received"), "three hops suffice: {says}");
     }
     for router in [&ra, &rb] {
-        assert_eq!(dropped(router, "hop-limit-exceeded"), 6);
+        assert_eq!(router.dropped("hop-limit-exceeded"), 6);
         assert_eq!(router.ask("status")["workers"][0]["icmp_errors"], 6);
-        balanced(router);
+        router.assert_balanced();
     }
 }
 
@@ -84,7 +69,7 @@ fn a_path_mtu_is_discovered_and_ipv4_without_df_is_cut() {
 
     web.tcp(&far, &far.v4(), 300_000);
     web.tcp(&far, &far.v6(), 300_000);
-    assert!(dropped(&ra, "too-big") > 0, "the senders had to learn");
+    assert!(ra.dropped("too-big") > 0, "the senders had to learn");
     let says = ping_says(&web, &format!("-c 2 -M do -s 1472 {}", far.v4()));
     assert!(
         says.contains("mtu=1450") || says.contains("mtu = 1450"),
@@ -95,8 +80,8 @@ fn a_path_mtu_is_discovered_and_ipv4_without_df_is_cut() {
         says.contains("mtu=1450") || says.contains("mtu = 1450"),
         "{says}"
     );
-    balanced(&ra);
-    balanced(&rb);
+    ra.assert_balanced();
+    rb.assert_balanced();
 }
 
 #[test]
@@ -112,7 +97,7 @@ fn a_pod_that_only_the_kernel_knows_is_reached_through_it() {
     let drops = router.ask("drops");
     assert_eq!(drops["drops"][0]["fate"], "punted", "{drops}");
     assert_eq!(drops["drops"][0]["reason"], "no-route", "{drops}");
-    balanced(&router);
+    router.assert_balanced();
 }
 
 #[test]
@@ -125,11 +110,11 @@ fn icmp_errors_are_rationed() {
     let words = format!("-q -i 0.001 -c 1000 -W 1 -t 1 {}", dns.v4());
     let output = flood.args(words.split_whitespace()).output();
     output.expect("ping runs");
-    let sent = dropped(&router, "hop-limit-exceeded");
+    let sent = router.dropped("hop-limit-exceeded");
     let worker = &router.ask("status")["workers"][0];
     let count = |name: &str| worker[name].as_u64().expect("a number");
     assert!(sent >= 500, "{sent} pings");
     assert!(count("icmp_errors_withheld") > 0, "{worker}");
     assert_eq!(count("icmp_errors") + count("icmp_errors_withheld"), sent);
-    balanced(&router);
+    router.assert_balanced();
 }

@@ -118,11 +118,7 @@ fn the_umem_is_whole_after_a_million_packets_and_a_thousand_ports() {
     }
     drop(client);
     wait_for("all frames to be accounted for", || whole(&router));
-    let (came, went) = router.balance();
-    assert_eq!(
-        came, went,
-        "received + originated = sent + punted + dropped"
-    );
+    router.assert_balanced();
     for port in router.ask("ports")["ports"].as_array().expect("ports") {
         assert_eq!(port["kernel"]["invalid_descriptors"], 0, "{port}");
     }

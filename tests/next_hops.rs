@@ -2,14 +2,7 @@
 
 mod common;
 
-use common::{Daemon, Testbed, vtep_mac, wait_for};
-
-fn dropped(router: &Daemon, reason: &str) -> u64 {
-    let drops = router.ask("drops");
-    let rows = drops["drops"].as_array().expect("drops");
-    let of = rows.iter().filter(|d| d["reason"] == reason);
-    of.filter_map(|d| d["packets"].as_u64()).sum()
-}
+use common::{Testbed, vtep_mac, wait_for};
 
 #[test]
 fn a_node_that_is_not_there_yet_is_looked_for_and_found() {
@@ -18,7 +11,7 @@ fn a_node_that_is_not_there_yet_is_looked_for_and_found() {
     let web = bed.pod(&a, "web", 2);
     let ra = bed.router(&a, &[&web], &[(2, &vtep_mac(2))], "count = 1");
     assert_eq!(web.namespace.ping("10.244.2.2", 3, 56), 0);
-    assert_eq!(dropped(&ra, "next-hop-unresolved"), 3, "dropped, not queued");
+    assert_eq!(ra.dropped("next-hop-unresolved"), 3, "dropped, not queued");
 
     let b = bed.node(2, 1);
     let far = bed.pod(&b, "web", 2);
@@ -40,7 +33,8 @@ fn a_node_that_changes_its_mac_is_followed_both_ways() {
 
     // As a replaced NIC does: a new address, announced.
     let mac = "02:00:00:00:0b:0b";
-    b.namespace.run("sysctl -qw net.ipv4.conf.eth0.arp_notify=1");
+    b.namespace
+        .run("sysctl -qw net.ipv4.conf.eth0.arp_notify=1");
     b.namespace.run("ip link set eth0 down");
     b.namespace.run(&format!("ip link set eth0 address {mac}"));
     b.namespace.run("ip link set eth0 up");

@@ -141,6 +141,8 @@ pub struct WorkerTotals {
     pub turns: u64,
     /// Times that it slept for want of work.
     pub waits: u64,
+    /// Packets received, from all ports.
+    pub rx_packets: u64,
     /// Frames of its UMEM.
     pub frames: u64,
     /// Frames that are in no ring.
@@ -196,6 +198,7 @@ pub(crate) fn worker_totals(w: &WorkerCounters) -> WorkerTotals {
     WorkerTotals {
         turns: w.turns.get(),
         waits: w.waits.get(),
+        rx_packets: w.ports.iter().map(|p| p.rx_packets.get()).sum(),
         frames: w.frames,
         free_frames: w.free_frames.get(),
         ring_frames: w.ring_frames.get(),

@@ -4,22 +4,32 @@
 //! removes those whose process is gone.
 #![allow(
     dead_code,
+    unused_imports,
     unreachable_pub,
     clippy::format_push_string,
     clippy::cast_possible_truncation,
     reason = "each test uses a part"
 )]
 
+mod daemon;
+mod namespace;
+mod pod;
+mod traffic;
+
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Output, Stdio};
+use std::process::{Command, Stdio};
 use std::sync::Once;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 
-use serde_json::Value;
 use tempfile::TempDir;
+
+pub use daemon::Daemon;
+pub use namespace::{Namespace, Process};
+pub use pod::{Node, Pod};
+pub use traffic::{Answers, OneWay, captured};
 
 static NEXT: AtomicU32 = AtomicU32::new(0);
 static SWEEP: Once = Once::new();
@@ -90,55 +100,6 @@ pub struct Testbed {
     id: String,
     pub directory: TempDir,
     namespaces: Vec<String>,
-}
-
-/// A network namespace.
-#[derive(Clone)]
-pub struct Namespace {
-    pub name: String,
-}
-
-impl Namespace {
-    /// A command inside. `ip netns exec` would hide the BPF filesystem.
-    pub fn command(&self, program: &str) -> Command {
-        let mut command = Command::new("nsenter");
-        command
-            .arg(format!("--net=/run/netns/{}", self.name))
-            .arg("--")
-            .arg(program);
-        command
-    }
-
-    /// Runs words inside.
-    pub fn run(&self, words: &str) -> String {
-        let mut words = words.split_whitespace();
-        must(self.command(words.next().expect("a program")).args(words))
-    }
-
-    /// How many of `count` pings (20 ms apart) are answered.
-    pub fn ping(&self, address: &str, count: u32, size: u32) -> u32 {
-        let output = self
-            .command("ping")
-            .args([
-                "-q",
-                "-W",
-                "1",
-                "-i",
-                "0.02",
-                "-c",
-                &count.to_string(),
-                "-s",
-                &size.to_string(),
-                address,
-            ])
-            .output()
-            .expect("ping runs");
-        let out = text(&output.stdout);
-        let received = out.split(", ").find_map(|p| p.strip_suffix(" received"));
-        received
-            .and_then(|n| n.parse().ok())
-            .unwrap_or_else(|| panic!("ping {address}: {out}"))
-    }
 }
 
 impl Testbed {
@@ -233,14 +194,30 @@ impl Testbed {
         peers: &[(u8, &str)],
         workers: &str,
     ) -> Daemon {
+        let setup = Setup {
+            workers,
+            ..Setup::default()
+        };
+        self.router_with(node, pods, peers, &setup)
+    }
+
+    pub fn router_with(
+        &self,
+        node: &Node,
+        pods: &[&Pod],
+        peers: &[(u8, &str)],
+        setup: &Setup<'_>,
+    ) -> Daemon {
         let n = node.n;
         let name = format!("{}-{n}", self.id);
         let mut config = format!(
-            "[node]\nname = \"{name}\"\n[underlay]\ninterface = \"eth0\"\n[workers]\n{workers}\nmax_ports = 16\n\
+            "[node]\nname = \"{name}\"\n[underlay]\ninterface = \"eth0\"\n{}\n[workers]\n{}\nmax_ports = 16\n\
              [runtime]\ndirectory = \"{}\"\nbpffs = \"{BPFFS}/{}\"\n\
              [[networks]]\nname = \"default\"\nvni = 1\nvtep_mac = \"{}\"\n\
              pod_prefixes = [\"10.244.{n}.0/24\", \"fd00:10:244:{n}::/64\"]\n\
              cluster_prefixes = [\"10.244.0.0/16\", \"fd00:10:244::/48\"]\n",
+            setup.underlay,
+            setup.workers,
             self.directory.path().display(),
             self.id,
             vtep_mac(n),
@@ -266,6 +243,12 @@ impl Testbed {
             namespace: node.namespace.clone(),
             directory: self.directory.path().to_owned(),
             file,
+            arguments: setup.arguments.iter().map(ToString::to_string).collect(),
+            environment: setup
+                .environment
+                .iter()
+                .map(|(k, v)| (k.to_string(), v.to_string()))
+                .collect(),
             child: None,
         };
         daemon.start();
@@ -286,253 +269,19 @@ impl Drop for Testbed {
     }
 }
 
+/// How a router differs from the usual one.
+#[derive(Default)]
+pub struct Setup<'a> {
+    /// Lines of `[workers]`.
+    pub workers: &'a str,
+    /// Lines of `[underlay]`.
+    pub underlay: &'a str,
+    /// Further arguments of `viaduct run`.
+    pub arguments: &'a [&'a str],
+    pub environment: &'a [(&'a str, &'a str)],
+}
+
 /// The VTEP MAC of node N in tests.
 pub fn vtep_mac(n: u8) -> String {
     format!("02:00:00:00:01:{n:02x}")
-}
-
-pub struct Node {
-    pub n: u8,
-    pub queues: u8,
-    pub namespace: Namespace,
-    pub switch: Namespace,
-    pub switch_port: String,
-}
-
-pub struct Pod {
-    pub namespace: Namespace,
-    pub interface: String,
-    pub n: u8,
-    pub host: u8,
-}
-
-impl Pod {
-    pub fn v4(&self) -> String {
-        format!("10.244.{}.{}", self.n, self.host)
-    }
-
-    pub fn v6(&self) -> String {
-        format!("fd00:10:244:{}::{}", self.n, self.host)
-    }
-
-    /// Makes the veth pair between node and pod, as a CNI plugin would.
-    pub fn plug(&self, node: &Node) {
-        let (veth, q, n) = (&self.interface, node.queues, node.n);
-        let host = &node.namespace;
-        host.run(&format!(
-            "ip link add {veth} mtu 1450 numrxqueues {q} numtxqueues {q} type veth \
-             peer name eth0 mtu 1450 numrxqueues {q} numtxqueues {q} netns {}",
-            self.namespace.name
-        ));
-        host.run(&format!("ip address add 169.254.1.1/32 dev {veth}"));
-        host.run(&format!("ip address add fe80::1/64 dev {veth} nodad"));
-        host.run(&format!("ip link set {veth} up"));
-        host.run(&format!(
-            "ip route add {}/32 dev {veth} src 192.0.2.{n}",
-            self.v4()
-        ));
-        host.run(&format!("ip -6 route add {}/128 dev {veth}", self.v6()));
-        let pod = &self.namespace;
-        pod.run(&format!("ip address add {}/32 dev eth0", self.v4()));
-        pod.run(&format!("ip address add {}/128 dev eth0 nodad", self.v6()));
-        pod.run("ip link set eth0 up");
-        pod.run("ip route add 169.254.1.1 dev eth0 scope link");
-        pod.run("ip route add default via 169.254.1.1");
-        pod.run("ip -6 route add default via fe80::1 dev eth0");
-    }
-
-    /// Sends `bytes` of a pattern over TCP to `address` of `to` and has them
-    /// compared there.
-    pub fn tcp(&self, to: &Pod, address: &str, bytes: usize) {
-        let data = Path::new("/tmp").join(format!("{}-data", self.namespace.name));
-        let pattern: Vec<u8> = (0..bytes)
-            .map(|i| ((i * 2_654_435_761) >> 7) as u8)
-            .collect();
-        fs::write(&data, &pattern).expect("data is written");
-        let family = if address.contains(':') {
-            "TCP6"
-        } else {
-            "TCP4"
-        };
-        let listen = format!("{family}-LISTEN:5000,reuseaddr");
-        let sink = data.with_extension("received");
-        let file = fs::File::create(&sink).expect("a file for what arrives");
-        let mut server = to.namespace.command("timeout");
-        server
-            .args(["30", "socat", "-u", &listen, "STDOUT"])
-            .stdout(file);
-        let mut server = server.spawn().expect("socat runs");
-        let target = if address.contains(':') {
-            format!("TCP6:[{address}]:5000")
-        } else {
-            format!("TCP4:{address}:5000")
-        };
-        let source = format!("FILE:{}", data.display());
-        let until = Instant::now() + Duration::from_secs(10);
-        loop {
-            let sent: Output = self
-                .namespace
-                .command("timeout")
-                .args(["30", "socat", "-u", &source, &target])
-                .output()
-                .expect("socat runs");
-            if sent.status.success() {
-                break;
-            }
-            assert!(
-                Instant::now() < until,
-                "tcp to {address}: {}",
-                text(&sent.stderr)
-            );
-            sleep(Duration::from_millis(50));
-        }
-        let _ = server.wait();
-        let received = fs::read(&sink).expect("what arrived");
-        let _ = fs::remove_file(&sink);
-        let _ = fs::remove_file(&data);
-        assert!(
-            received == pattern,
-            "tcp to {address}: {} of {bytes} bytes, or not the same",
-            received.len()
-        );
-    }
-}
-
-/// A running router.
-pub struct Daemon {
-    name: String,
-    namespace: Namespace,
-    directory: PathBuf,
-    file: PathBuf,
-    child: Option<Child>,
-}
-
-impl Daemon {
-    pub fn start(&mut self) {
-        let log =
-            fs::File::create(self.directory.join(format!("{}.log", self.name))).expect("a log");
-        let mut command = self.namespace.command(env!("CARGO_BIN_EXE_viaduct"));
-        command
-            .args(["run", "--config"])
-            .arg(&self.file)
-            .stdin(Stdio::null())
-            .stdout(Stdio::null())
-            .stderr(log);
-        self.child = Some(command.spawn().expect("the router starts"));
-        let until = Instant::now() + Duration::from_secs(10);
-        while self.try_ask("status").is_none() {
-            let ended = self
-                .child
-                .as_mut()
-                .and_then(|c| c.try_wait().ok().flatten());
-            assert!(
-                ended.is_none() && Instant::now() < until,
-                "the router did not start: {}",
-                self.log()
-            );
-            sleep(Duration::from_millis(20));
-        }
-    }
-
-    pub fn log(&self) -> String {
-        fs::read_to_string(self.directory.join(format!("{}.log", self.name))).unwrap_or_default()
-    }
-
-    fn try_ask(&self, what: &str) -> Option<Value> {
-        let output = Command::new(env!("CARGO_BIN_EXE_viaduct"))
-            .args([what, "--json", "--node", &self.name, "--directory"])
-            .arg(&self.directory)
-            .output()
-            .ok()?;
-        output
-            .status
-            .success()
-            .then(|| serde_json::from_slice(&output.stdout).expect("JSON"))
-    }
-
-    /// `status`, `ports`, `routes` or `drops`.
-    pub fn ask(&self, what: &str) -> Value {
-        self.try_ask(what)
-            .unwrap_or_else(|| panic!("no answer to {what}: {}", self.log()))
-    }
-
-    /// A counter of a port, "underlay" or a pod's interface.
-    pub fn port(&self, name: &str, counter: &str) -> u64 {
-        let ports = self.ask("ports");
-        let ports = ports["ports"].as_array().expect("ports");
-        let port = ports
-            .iter()
-            .find(|p| p["name"] == name)
-            .unwrap_or_else(|| panic!("no port {name}"));
-        port[counter]
-            .as_u64()
-            .unwrap_or_else(|| panic!("no {counter} at {name}"))
-    }
-
-    /// Packets that came up, received or made here, and what became of them:
-    /// sent, punted or dropped.
-    pub fn balance(&self) -> (u64, u64) {
-        let ports = self.ask("ports");
-        let sum = |c: &str| {
-            ports["ports"]
-                .as_array()
-                .expect("ports")
-                .iter()
-                .map(|p| p[c].as_u64().unwrap_or(0))
-                .sum::<u64>()
-        };
-        (
-            sum("rx_packets") + sum("originated"),
-            sum("tx_packets") + sum("punts") + sum("drops"),
-        )
-    }
-
-    pub fn signal(&self, signal: &str) {
-        let pid = self
-            .child
-            .as_ref()
-            .expect("a running router")
-            .id()
-            .to_string();
-        must(Command::new("kill").args([signal, &pid]));
-    }
-
-    /// Kills it, as the kernel would.
-    pub fn kill(&mut self) {
-        self.signal("-KILL");
-        let _ = self.child.take().map(|mut c| c.wait());
-    }
-
-    /// Stops it cleanly.
-    pub fn stop(&mut self) {
-        self.signal("-TERM");
-        let mut child = self.child.take().expect("a running router");
-        wait_for("the router to stop", || {
-            child.try_wait().expect("a child").is_some()
-        });
-        let code = child.wait().expect("a child");
-        assert!(code.success(), "{code}: {}", self.log());
-    }
-
-    /// `viaduct cleanup` with its configuration.
-    pub fn cleanup(&self) -> String {
-        must(
-            self.namespace
-                .command(env!("CARGO_BIN_EXE_viaduct"))
-                .args(["cleanup", "--config"])
-                .arg(&self.file),
-        )
-    }
-}
-
-impl Drop for Daemon {
-    fn drop(&mut self) {
-        if let Some(mut child) = self.child.take() {
-            let _ = child.kill();
-            let _ = child.wait();
-            if std::thread::panicking() {
-                eprintln!("--- log of {}\n{}", self.name, self.log());
-            }
-        }
-    }
 }

@@ -1,0 +1,179 @@
+//! A router under test.
+
+use std::fs;
+use std::path::PathBuf;
+use std::process::{Child, Command, Stdio};
+use std::thread::sleep;
+use std::time::{Duration, Instant};
+
+use serde_json::Value;
+
+use super::{Namespace, must, wait_for};
+
+/// A running router.
+pub struct Daemon {
+    pub(super) name: String,
+    pub(super) namespace: Namespace,
+    pub(super) directory: PathBuf,
+    pub(super) file: PathBuf,
+    pub(super) arguments: Vec<String>,
+    pub(super) environment: Vec<(String, String)>,
+    pub(super) child: Option<Child>,
+}
+
+impl Daemon {
+    pub fn start(&mut self) {
+        let log =
+            fs::File::create(self.directory.join(format!("{}.log", self.name))).expect("a log");
+        let mut command = self.namespace.command(env!("CARGO_BIN_EXE_viaduct"));
+        command
+            .args(["run", "--config"])
+            .arg(&self.file)
+            .args(&self.arguments)
+            .envs(self.environment.iter().map(|(k, v)| (k, v)))
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(log);
+        self.child = Some(command.spawn().expect("the router starts"));
+        let until = Instant::now() + Duration::from_secs(10);
+        while self.try_ask("status").is_none() {
+            let ended = self
+                .child
+                .as_mut()
+                .and_then(|c| c.try_wait().ok().flatten());
+            assert!(
+                ended.is_none() && Instant::now() < until,
+                "the router did not start: {}",
+                self.log()
+            );
+            sleep(Duration::from_millis(20));
+        }
+    }
+
+    pub fn log(&self) -> String {
+        fs::read_to_string(self.directory.join(format!("{}.log", self.name))).unwrap_or_default()
+    }
+
+    fn try_ask(&self, what: &str) -> Option<Value> {
+        let output = Command::new(env!("CARGO_BIN_EXE_viaduct"))
+            .args([what, "--json", "--node", &self.name, "--directory"])
+            .arg(&self.directory)
+            .output()
+            .ok()?;
+        output
+            .status
+            .success()
+            .then(|| serde_json::from_slice(&output.stdout).expect("JSON"))
+    }
+
+    /// `status`, `ports`, `routes` or `drops`.
+    pub fn ask(&self, what: &str) -> Value {
+        self.try_ask(what)
+            .unwrap_or_else(|| panic!("no answer to {what}: {}", self.log()))
+    }
+
+    /// A counter of a port, "underlay" or a pod's interface.
+    pub fn port(&self, name: &str, counter: &str) -> u64 {
+        let ports = self.ask("ports");
+        let ports = ports["ports"].as_array().expect("ports");
+        let port = ports
+            .iter()
+            .find(|p| p["name"] == name)
+            .unwrap_or_else(|| panic!("no port {name}"));
+        port[counter]
+            .as_u64()
+            .unwrap_or_else(|| panic!("no {counter} at {name}"))
+    }
+
+    /// Every packet that was received, or made here, was sent, left to the
+    /// kernel or dropped for a reason.
+    pub fn assert_balanced(&self) {
+        let ports = self.ask("ports");
+        let ports = ports["ports"].as_array().expect("ports");
+        let sum = |counters: &[&str]| -> u64 {
+            let of = |port: &Value| {
+                counters
+                    .iter()
+                    .filter_map(|c| port[*c].as_u64())
+                    .sum::<u64>()
+            };
+            ports.iter().map(of).sum()
+        };
+        assert_eq!(
+            sum(&["rx_packets", "originated"]),
+            sum(&["tx_packets", "punts", "drops"]),
+            "received + originated = sent + punted + dropped"
+        );
+    }
+
+    /// Packets dropped for a reason, all ports together.
+    pub fn dropped(&self, reason: &str) -> u64 {
+        let drops = self.ask("drops");
+        let rows = drops["drops"].as_array().expect("drops");
+        let of = rows
+            .iter()
+            .filter(|d| d["fate"] == "dropped" && d["reason"] == reason);
+        of.filter_map(|d| d["packets"].as_u64()).sum()
+    }
+
+    /// Processor time so far, user and system, in clock ticks (proc(5), `stat`).
+    pub fn cpu_ticks(&self) -> u64 {
+        let pid = self.child.as_ref().expect("a running router").id();
+        let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).expect("its stat");
+        let fields = stat.rsplit(')').next().expect("fields").split_whitespace();
+        fields
+            .skip(11)
+            .take(2)
+            .map(|n| n.parse::<u64>().expect("ticks"))
+            .sum()
+    }
+
+    pub fn signal(&self, signal: &str) {
+        let pid = self
+            .child
+            .as_ref()
+            .expect("a running router")
+            .id()
+            .to_string();
+        must(Command::new("kill").args([signal, &pid]));
+    }
+
+    /// Kills it, as the kernel would.
+    pub fn kill(&mut self) {
+        self.signal("-KILL");
+        let _ = self.child.take().map(|mut c| c.wait());
+    }
+
+    /// Stops it cleanly.
+    pub fn stop(&mut self) {
+        self.signal("-TERM");
+        let mut child = self.child.take().expect("a running router");
+        wait_for("the router to stop", || {
+            child.try_wait().expect("a child").is_some()
+        });
+        let code = child.wait().expect("a child");
+        assert!(code.success(), "{code}: {}", self.log());
+    }
+
+    /// `viaduct cleanup` with its configuration.
+    pub fn cleanup(&self) -> String {
+        must(
+            self.namespace
+                .command(env!("CARGO_BIN_EXE_viaduct"))
+                .args(["cleanup", "--config"])
+                .arg(&self.file),
+        )
+    }
+}
+
+impl Drop for Daemon {
+    fn drop(&mut self) {
+        if let Some(mut child) = self.child.take() {
+            let _ = child.kill();
+            let _ = child.wait();
+            if std::thread::panicking() {
+                eprintln!("--- log of {}\n{}", self.name, self.log());
+            }
+        }
+    }
+}

@@ -1,0 +1,54 @@
+//! Nodes, and pods as a CNI plugin would connect them.
+
+use super::Namespace;
+
+pub struct Node {
+    pub n: u8,
+    pub queues: u8,
+    pub namespace: Namespace,
+    pub switch: Namespace,
+    pub switch_port: String,
+}
+
+pub struct Pod {
+    pub namespace: Namespace,
+    pub interface: String,
+    pub n: u8,
+    pub host: u8,
+}
+
+impl Pod {
+    pub fn v4(&self) -> String {
+        format!("10.244.{}.{}", self.n, self.host)
+    }
+
+    pub fn v6(&self) -> String {
+        format!("fd00:10:244:{}::{}", self.n, self.host)
+    }
+
+    /// Makes the veth pair between node and pod, as a CNI plugin would.
+    pub fn plug(&self, node: &Node) {
+        let (veth, q, n) = (&self.interface, node.queues, node.n);
+        let host = &node.namespace;
+        host.run(&format!(
+            "ip link add {veth} mtu 1450 numrxqueues {q} numtxqueues {q} type veth \
+             peer name eth0 mtu 1450 numrxqueues {q} numtxqueues {q} netns {}",
+            self.namespace.name
+        ));
+        host.run(&format!("ip address add 169.254.1.1/32 dev {veth}"));
+        host.run(&format!("ip address add fe80::1/64 dev {veth} nodad"));
+        host.run(&format!("ip link set {veth} up"));
+        host.run(&format!(
+            "ip route add {}/32 dev {veth} src 192.0.2.{n}",
+            self.v4()
+        ));
+        host.run(&format!("ip -6 route add {}/128 dev {veth}", self.v6()));
+        let pod = &self.namespace;
+        pod.run(&format!("ip address add {}/32 dev eth0", self.v4()));
+        pod.run(&format!("ip address add {}/128 dev eth0 nodad", self.v6()));
+        pod.run("ip link set eth0 up");
+        pod.run("ip route add 169.254.1.1 dev eth0 scope link");
+        pod.run("ip route add default via 169.254.1.1");
+        pod.run("ip -6 route add default via fe80::1 dev eth0");
+    }
+}

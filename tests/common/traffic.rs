@@ -1,0 +1,180 @@
+//! Traffic between pods whose every byte is compared.
+
+use std::fs;
+use std::path::Path;
+use std::process::{Command, Output, Stdio};
+use std::thread::sleep;
+use std::time::{Duration, Instant};
+
+use serde_json::Value;
+
+use super::{Pod, Process, must, text, wait_for};
+
+impl Pod {
+    /// Sends `bytes` of a pattern over TCP to `address` of `to` and has them
+    /// compared there.
+    pub fn tcp(&self, to: &Pod, address: &str, bytes: usize) {
+        let data = Path::new("/tmp").join(format!("{}-data", self.namespace.name));
+        let pattern: Vec<u8> = (0..bytes)
+            .map(|i| ((i * 2_654_435_761) >> 7) as u8)
+            .collect();
+        fs::write(&data, &pattern).expect("data is written");
+        let family = if address.contains(':') {
+            "TCP6"
+        } else {
+            "TCP4"
+        };
+        let listen = format!("{family}-LISTEN:5000,reuseaddr");
+        let sink = data.with_extension("received");
+        let file = fs::File::create(&sink).expect("a file for what arrives");
+        let mut server = to.namespace.command("timeout");
+        server
+            .args(["30", "socat", "-u", &listen, "STDOUT"])
+            .stdout(file);
+        let mut server = server.spawn().expect("socat runs");
+        let target = if address.contains(':') {
+            format!("TCP6:[{address}]:5000")
+        } else {
+            format!("TCP4:{address}:5000")
+        };
+        let source = format!("FILE:{}", data.display());
+        let until = Instant::now() + Duration::from_secs(10);
+        loop {
+            let sent: Output = self
+                .namespace
+                .command("timeout")
+                .args(["30", "socat", "-u", &source, &target])
+                .output()
+                .expect("socat runs");
+            if sent.status.success() {
+                break;
+            }
+            assert!(
+                Instant::now() < until,
+                "tcp to {address}: {}",
+                text(&sent.stderr)
+            );
+            sleep(Duration::from_millis(50));
+        }
+        let _ = server.wait();
+        let received = fs::read(&sink).expect("what arrived");
+        let _ = fs::remove_file(&sink);
+        let _ = fs::remove_file(&data);
+        assert!(
+            received == pattern,
+            "tcp to {address}: {} of {bytes} bytes, or not the same",
+            received.len()
+        );
+    }
+}
+
+/// Debian's own; a version manager's shim in `PATH` would not be the program.
+const PYTHON: &str = "/usr/bin/python3";
+const PORT: &str = "5001";
+
+fn script(name: &str) -> String {
+    format!("{}/tests/common/{name}", env!("CARGO_MANIFEST_DIR"))
+}
+
+/// What came of datagrams that were sent one by one.
+#[derive(Debug)]
+pub struct Answers {
+    pub answered: u64,
+    pub lost: u64,
+}
+
+/// What came of datagrams of many flows.
+#[derive(Debug)]
+pub struct OneWay {
+    pub received: u64,
+    pub flows: u64,
+    /// Datagrams whose bytes were not those that were sent.
+    pub bad: u64,
+}
+
+impl Pod {
+    fn udp_server(&self, words: &str) -> Process {
+        let mut server = self
+            .namespace
+            .spawn(&format!("{PYTHON} {} {words}", script("udp.py")));
+        assert_eq!(server.line(), "ready", "udp.py {words}");
+        server
+    }
+
+    fn udp_client(&self, words: &str) -> String {
+        self.namespace
+            .run(&format!("{PYTHON} {} {words}", script("udp.py")))
+    }
+
+    /// Sends datagrams with as many bytes of a pattern to `address` of `to` and
+    /// compares the answers; a lost one is sent again, three times at most.
+    pub fn udp(&self, to: &Pod, address: &str, sizes: &[usize]) -> Answers {
+        let _server = to.udp_server(&format!("echo {address} {PORT}"));
+        let sizes: Vec<String> = sizes.iter().map(ToString::to_string).collect();
+        let said = self.udp_client(&format!("ask {address} {PORT} {}", sizes.join(" ")));
+        let said: Value = serde_json::from_str(&said).expect("JSON");
+        let number = |name: &str| said[name].as_u64().expect("a number");
+        Answers {
+            answered: number("answered"),
+            lost: number("lost"),
+        }
+    }
+
+    /// Sends `each` datagrams from each of `flows` ports, one way.
+    pub fn udp_flows(&self, to: &Pod, address: &str, flows: u32, each: u32) -> OneWay {
+        let mut server = to.udp_server(&format!("count {address} {PORT} {}", flows * each));
+        self.udp_client(&format!("send {address} {PORT} {flows} {each}"));
+        let (said, status) = server.finish();
+        assert!(status.success(), "udp.py count: {status}");
+        let said: Value = serde_json::from_str(&said).expect("JSON");
+        let number = |name: &str| said[name].as_u64().expect("a number");
+        OneWay {
+            received: number("received"),
+            flows: number("flows"),
+            bad: number("bad"),
+        }
+    }
+
+    /// Sends an SCTP INIT whose CRC32c is `zero`, `right` or `wrong`; returns
+    /// the one that has to arrive, in hex as on the wire.
+    pub fn sctp(&self, source: &str, destination: &str, tag: u32, crc: &str) -> String {
+        self.namespace
+            .run(&format!(
+                "{PYTHON} {} {source} {destination} {tag} {crc}",
+                script("sctp.py")
+            ))
+            .trim()
+            .to_owned()
+    }
+
+    /// Begins to capture `packets` that match `filter` at the pod's interface;
+    /// the process ends by itself after that many.
+    pub fn capture(&self, file: &Path, packets: usize, filter: &str) -> Process {
+        let mut command = self.namespace.command("tcpdump");
+        command
+            .args(["-U", "-i", "eth0", "-c", &packets.to_string(), "-w"])
+            .arg(file)
+            .args(filter.split_whitespace())
+            .stdin(Stdio::null())
+            .stderr(Stdio::null());
+        let process = Process::start(command);
+        wait_for("the capture to begin", || file.exists());
+        process
+    }
+}
+
+/// Fields of the captured packets that match `filter`, one packet a line.
+pub fn captured(file: &Path, filter: &str, options: &[&str], fields: &[&str]) -> Vec<String> {
+    let mut tshark = Command::new("tshark");
+    tshark
+        .arg("-r")
+        .arg(file)
+        .args(["-Y", filter, "-T", "fields"]);
+    for option in options {
+        tshark.args(["-o", option]);
+    }
+    for field in fields {
+        tshark.args(["-e", field]);
+    }
+    must(&mut tshark).lines().map(str::to_owned).collect()
+}
