@@ -1,6 +1,7 @@
 //! A router under test.
 
 use std::fs;
+use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
 use std::thread::sleep;
@@ -85,25 +86,27 @@ impl Daemon {
             .unwrap_or_else(|| panic!("no {counter} at {name}"))
     }
 
-    /// Every packet that was received, or made here, was sent, left to the
-    /// kernel or dropped for a reason.
-    pub fn assert_balanced(&self) {
-        let ports = self.ask("ports");
+    /// Packets that came up, received or made here, and what became of them:
+    /// sent, left to the kernel, or dropped for a reason.
+    fn balance(&self) -> Option<(u64, u64)> {
+        let ports = self.try_ask("ports")?;
         let ports = ports["ports"].as_array().expect("ports");
         let sum = |counters: &[&str]| -> u64 {
-            let of = |port: &Value| {
-                counters
-                    .iter()
-                    .filter_map(|c| port[*c].as_u64())
-                    .sum::<u64>()
-            };
-            ports.iter().map(of).sum()
+            let all = ports.iter().flat_map(|p| counters.iter().map(|c| &p[*c]));
+            all.filter_map(Value::as_u64).sum()
         };
-        assert_eq!(
+        Some((
             sum(&["rx_packets", "originated"]),
             sum(&["tx_packets", "punts", "drops"]),
-            "received + originated = sent + punted + dropped"
-        );
+        ))
+    }
+
+    /// Every packet has one fate. Also looked at when a router is dropped; it
+    /// takes a moment when packets are on their way.
+    pub fn assert_balanced(&self) {
+        wait_for("received + originated = sent + punted + dropped", || {
+            self.balance().is_none_or(|(came, went)| came == went)
+        });
     }
 
     /// Packets dropped for a reason, all ports together.
@@ -168,12 +171,24 @@ impl Daemon {
 
 impl Drop for Daemon {
     fn drop(&mut self) {
+        if self.child.is_none() {
+            return;
+        }
+        // Ended in any case, also when this fails.
+        let counted = if std::thread::panicking() {
+            Ok(())
+        } else {
+            catch_unwind(AssertUnwindSafe(|| self.assert_balanced()))
+        };
         if let Some(mut child) = self.child.take() {
             let _ = child.kill();
             let _ = child.wait();
-            if std::thread::panicking() {
-                eprintln!("--- log of {}\n{}", self.name, self.log());
-            }
+        }
+        if counted.is_err() || std::thread::panicking() {
+            eprintln!("--- log of {}\n{}", self.name, self.log());
+        }
+        if let Err(failure) = counted {
+            resume_unwind(failure);
         }
     }
 }

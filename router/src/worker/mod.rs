@@ -1,6 +1,7 @@
 //! A worker: one pinned thread, its frames, and its queues of every link.
 #![deny(
     clippy::indexing_slicing,
+    clippy::arithmetic_side_effects,
     clippy::unwrap_used,
     clippy::expect_used,
     clippy::panic
@@ -94,7 +95,7 @@ impl Worker {
             beat: parts.beat,
             adaptive: parts.adaptive,
             // Four beats in each time-out.
-            sleep: parts.heartbeat_timeout / 4,
+            sleep: parts.heartbeat_timeout.checked_div(4).unwrap_or_default(),
         }
     }
 
