@@ -1,7 +1,7 @@
 //! Nodes, pods and routers in network namespaces, removed when dropped.
 //!
-//! A test that is killed leaves namespaces named `vdt<pid>-...`; the next test
-//! removes those whose process is gone.
+//! What a test makes is named `vdt<pid>-...`; the watchdog removes what a test
+//! that is killed leaves.
 #![allow(
     dead_code,
     unused_imports,
@@ -15,11 +15,11 @@ mod daemon;
 mod namespace;
 mod pod;
 mod traffic;
+mod watchdog;
 
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
-use std::sync::Once;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::thread::sleep;
 use std::time::{Duration, Instant};
@@ -30,9 +30,9 @@ pub use daemon::Daemon;
 pub use namespace::{Namespace, Process};
 pub use pod::{Node, Pod};
 pub use traffic::{Answers, OneWay, captured};
+pub use watchdog::prefix_of;
 
 static NEXT: AtomicU32 = AtomicU32::new(0);
-static SWEEP: Once = Once::new();
 const BPFFS: &str = "/sys/fs/bpf";
 
 /// Runs a command and returns what it printed; fails the test with its errors.
@@ -60,27 +60,6 @@ pub fn wait_for(what: &str, mut ready: impl FnMut() -> bool) {
     while !ready() {
         assert!(Instant::now() < until, "timed out: {what}");
         sleep(Duration::from_millis(20));
-    }
-}
-
-fn sweep() {
-    let listed = must(Command::new("ip").args(["netns", "list"]));
-    for name in listed.lines().filter_map(|l| l.split_whitespace().next()) {
-        let pid = name
-            .strip_prefix("vdt")
-            .and_then(|n| n.split('-').next()?.parse::<u32>().ok());
-        if pid.is_some_and(|pid| !Path::new(&format!("/proc/{pid}")).exists()) {
-            let _ = Command::new("ip").args(["netns", "delete", name]).output();
-        }
-    }
-    for entry in fs::read_dir(BPFFS).into_iter().flatten().flatten() {
-        let name = entry.file_name().to_string_lossy().into_owned();
-        let pid = name
-            .strip_prefix("vdt")
-            .and_then(|n| n.split('-').next()?.parse::<u32>().ok());
-        if pid.is_some_and(|pid| !Path::new(&format!("/proc/{pid}")).exists()) {
-            remove_pins(&entry.path());
-        }
     }
 }
 
@@ -120,15 +99,13 @@ impl Testbed {
             "bpf_fs",
             "no BPF filesystem: mount -t bpf bpf {BPFFS} (./dev setup does)"
         );
-        SWEEP.call_once(sweep);
-        let id = format!(
-            "vdt{}-{}",
-            std::process::id(),
-            NEXT.fetch_add(1, Ordering::Relaxed)
-        );
+        watchdog::start();
+        let number = NEXT.fetch_add(1, Ordering::Relaxed);
+        let id = format!("{}{number}", watchdog::prefix());
+        let directory = tempfile::Builder::new().prefix(&format!("{id}-")).tempdir();
         let mut testbed = Self {
             id,
-            directory: TempDir::new().expect("a temporary folder"),
+            directory: directory.expect("a temporary folder"),
             namespaces: Vec::new(),
         };
         let switch = testbed.namespace("sw");

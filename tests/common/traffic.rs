@@ -14,7 +14,7 @@ impl Pod {
     /// Sends `bytes` of a pattern over TCP to `address` of `to` and has them
     /// compared there.
     pub fn tcp(&self, to: &Pod, address: &str, bytes: usize) {
-        let data = Path::new("/tmp").join(format!("{}-data", self.namespace.name));
+        let data = std::env::temp_dir().join(format!("{}-data", self.namespace.name));
         let pattern: Vec<u8> = (0..bytes)
             .map(|i| ((i * 2_654_435_761) >> 7) as u8)
             .collect();
