@@ -5,10 +5,12 @@
 //! caused it, so on a shared socket it could be taken for the answer to a request.
 
 mod addresses;
+mod entries;
 mod events;
 mod links;
 mod neighbours;
 mod routes;
+mod vxlan;
 
 use std::io;
 use std::sync::Arc;
@@ -23,10 +25,12 @@ use rtnetlink::{Handle, new_connection_with_strict_check};
 use tokio::task::AbortHandle;
 
 pub use addresses::InterfaceAddress;
+pub use entries::{Entries, Entry, PROTOCOL, Way};
 pub use events::{Events, KernelEvent};
 pub use links::{LinkInfo, Peer, XdpAttached, XdpMode};
 pub use neighbours::{Neighbour, NeighbourState};
 pub use routes::RouteTo;
+pub use vxlan::{LinkState, VxlanDevice, VxlanSettings};
 
 /// How long the kernel may take to answer. It answers within the system call, so a missing
 /// answer means that it was lost or could not be understood.
@@ -70,6 +74,11 @@ impl KernelError {
             Self::Refused { source, .. } => source.raw_os_error(),
             _ => None,
         }
+    }
+
+    /// Whether the kernel refused because there is such a thing already.
+    pub fn exists(&self) -> bool {
+        self.errno() == Some(libc::EEXIST)
     }
 }
 
