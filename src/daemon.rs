@@ -1,14 +1,16 @@
 //! `run`, `check` and `cleanup`: the only place where both planes meet.
 
+use std::collections::BTreeSet;
 use std::fs::{self, File, TryLockError};
 use std::time::Duration;
 
 use anyhow::{Context, bail};
 use tokio::signal::unix::{SignalKind, signal};
-use viaduct_config::{Config, Mac, Polling, RuntimeConfig, XdpMode};
+use viaduct_config::{Config, Mac, OnExit, Polling, RuntimeConfig, XdpMode};
 use viaduct_control::kernel::Kernel;
 use viaduct_control::{
-    Agent, AgentOptions, NetworkOptions, PortOptions, RouteOptions, UnderlayOptions,
+    Agent, AgentOptions, NetworkOptions, PortOptions, RouteOptions, SlowPathOptions,
+    UnderlayOptions, remove_slow_path,
 };
 use viaduct_encap::{MacAddr, Vni};
 use viaduct_fib::{PortId, Publisher};
@@ -66,15 +68,25 @@ fn lock(runtime: &RuntimeConfig, node: &str) -> anyhow::Result<File> {
     }
 }
 
-/// Removes pins, socket and lock of a router that is not running.
+/// Removes pins, the kernel's path, socket and lock of a router that is not running.
 pub(crate) fn cleanup(runtime: &RuntimeConfig, node: &str) -> anyhow::Result<()> {
     let lock = lock(runtime, node)?;
     let pins = runtime.pins(node);
     let removed =
         remove_pins(&pins).with_context(|| format!("cannot remove {}", pins.display()))?;
+    let slow_path = self::runtime()?.block_on(async {
+        let kernel = Kernel::open()?;
+        remove_slow_path(&kernel, runtime.settings(node)).await
+    });
+    let slow_path = slow_path.context("cannot remove the kernel's path")?;
     forget(runtime, node);
     drop(lock);
-    println!("{node}: {removed} XDP links removed");
+    let kernel = if slow_path {
+        "; the kernel's VXLAN device, routes, neighbours and firewall table"
+    } else {
+        ""
+    };
+    println!("{node}: {removed} XDP links removed{kernel}");
     Ok(())
 }
 
@@ -109,7 +121,7 @@ async fn serve(config: &Config) -> anyhow::Result<()> {
 
     let (publisher, readers) = Publisher::new();
     let mut router = Router::start(router_options(config), &readers)?;
-    open_pinholes(&mut router, &kernel, config, &underlay).await?;
+    open_pinholes(&mut router, config, &underlay)?;
     let attached = router.attach(
         PortId::UNDERLAY,
         &underlay.link.name,
@@ -128,6 +140,11 @@ async fn serve(config: &Config) -> anyhow::Result<()> {
     let plane = Plane {
         router: router.clone(),
         networks: port_networks(config),
+        cluster: config
+            .networks
+            .first()
+            .map(|n| (vni(n.vni), n.cluster_prefixes.clone())),
+        host: BTreeSet::new(),
     };
     let agent = Agent::start(agent_options(config, &underlay), publisher, plane).await?;
     let server = Server::bind(config, router.clone(), agent.status(), underlay.address)?;
@@ -150,22 +167,12 @@ async fn serve(config: &Config) -> anyhow::Result<()> {
     Ok(())
 }
 
-async fn open_pinholes(
-    router: &mut Router,
-    kernel: &Kernel,
-    config: &Config,
-    underlay: &Underlay,
-) -> anyhow::Result<()> {
-    let own = host::own_addresses(kernel).await?;
+fn open_pinholes(router: &mut Router, config: &Config, underlay: &Underlay) -> anyhow::Result<()> {
     for network in &config.networks {
         let vni = vni(network.vni);
         router.add_vtep(underlay.address, network.port)?;
         for prefix in &network.cluster_prefixes {
             router.add_cluster_prefix(vni, prefix.network(), prefix.prefix_len(), true)?;
-            for address in own.iter().filter(|a| prefix.contains(*a)) {
-                let bits = if address.is_ipv4() { 32 } else { 128 };
-                router.add_cluster_prefix(vni, *address, bits, false)?;
-            }
         }
     }
     Ok(())
@@ -239,5 +246,11 @@ fn agent_options(config: &Config, underlay: &Underlay) -> AgentOptions {
         networks: networks.collect(),
         ports: ports.collect(),
         routes: routes.collect(),
+        slow_path: config.slow_path.enabled.then(|| SlowPathOptions {
+            device: config.slow_path.device.clone(),
+            masquerade: config.slow_path.masquerade,
+            remove_at_end: config.slow_path.on_exit == OnExit::Remove,
+            saved: config.runtime.settings(&config.node.name),
+        }),
     }
 }

@@ -1,6 +1,6 @@
 //! What a configuration asks of this host, looked at without touching it.
 
-use std::net::{IpAddr, Ipv4Addr};
+use std::net::Ipv4Addr;
 use std::time::Duration;
 
 use anyhow::{Context, bail, ensure};
@@ -93,13 +93,4 @@ pub(crate) async fn no_foreign_xdp(
         }
     }
     Ok(())
-}
-
-/// This host's own addresses: the kernel's, even inside the cluster's prefixes.
-pub(crate) async fn own_addresses(kernel: &Kernel) -> anyhow::Result<Vec<IpAddr>> {
-    let addresses = kernel
-        .all_addresses()
-        .await
-        .context("cannot list this host's addresses")?;
-    Ok(addresses.into_iter().map(|a| a.address.addr()).collect())
 }

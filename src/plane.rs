@@ -1,8 +1,10 @@
 //! The router as the control plane asks for it.
 
+use std::collections::BTreeSet;
 use std::net::IpAddr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use ipnet::IpNet;
 use viaduct_control::kernel::LinkInfo;
 use viaduct_control::{DataPlane, DataPlaneError};
 use viaduct_encap::Vni;
@@ -29,6 +31,10 @@ pub(crate) struct Plane {
     pub(crate) router: SharedRouter,
     /// By port, from 1.
     pub(crate) networks: Vec<Vni>,
+    /// The network that the host is in, too, and its cluster's prefixes.
+    pub(crate) cluster: Option<(Vni, Vec<IpNet>)>,
+    /// The host's own addresses inside these, as the pinholes know them.
+    pub(crate) host: BTreeSet<IpAddr>,
 }
 
 impl DataPlane for Plane {
@@ -69,6 +75,29 @@ impl DataPlane for Plane {
             .lock()
             .expel_pod(vni, address)
             .map_err(DataPlaneError::new)
+    }
+
+    fn set_host_addresses(&mut self, addresses: &[IpAddr]) -> Result<(), DataPlaneError> {
+        let Some((vni, prefixes)) = &self.cluster else {
+            return Ok(());
+        };
+        let inside = |address: &&IpAddr| prefixes.iter().any(|p| p.contains(*address));
+        let wanted: BTreeSet<IpAddr> = addresses.iter().filter(inside).copied().collect();
+        let mut router = self.router.lock();
+        for &address in wanted.difference(&self.host) {
+            let prefix = IpNet::from(address);
+            router
+                .add_cluster_prefix(*vni, address, prefix.prefix_len(), false)
+                .map_err(DataPlaneError::new)?;
+        }
+        for &address in self.host.difference(&wanted) {
+            let prefix = IpNet::from(address);
+            router
+                .remove_cluster_prefix(*vni, address, prefix.prefix_len())
+                .map_err(DataPlaneError::new)?;
+        }
+        self.host = wanted;
+        Ok(())
     }
 
     fn quiesce(&mut self) {

@@ -34,6 +34,7 @@ pub(crate) fn status(server: &Server) -> Value {
         "epoch": agent.epoch,
         "ports": agent.ports.len(),
         "routes": agent.routes.len(),
+        "slow_path": agent.slow_path,
     })
 }
 
@@ -157,6 +158,24 @@ fn table(rows: &Value, columns: &[(&str, &str)]) -> String {
     out
 }
 
+/// How the kernel stands by.
+fn slow_path_text(reply: &Value) -> String {
+    let path = &reply["slow_path"];
+    let Some(device) = path["device"].as_str() else {
+        return "no path beside the workers (slow_path.enabled)".to_owned();
+    };
+    let whose = if path["adopted"] == true {
+        "adopted"
+    } else {
+        "made here"
+    };
+    let state = match path["problems"].as_array().map_or(0, Vec::len) {
+        0 => "ready".to_owned(),
+        n => format!("{n} problem(s)"),
+    };
+    format!("{device}, {whose}; {state}")
+}
+
 pub(crate) fn status_text(reply: &Value) -> String {
     let mut out = String::new();
     let line = |out: &mut String, title: &str, text: String| {
@@ -195,6 +214,18 @@ pub(crate) fn status_text(reply: &Value) -> String {
             field(reply, "xdp.stale"),
         ),
     );
+    line(&mut out, "kernel", slow_path_text(reply));
+    for problem in reply["slow_path"]["problems"]
+        .as_array()
+        .into_iter()
+        .flatten()
+    {
+        line(
+            &mut out,
+            "  problem",
+            problem.as_str().unwrap_or_default().to_owned(),
+        );
+    }
     let networks = reply.get("networks").unwrap_or(&Value::Null);
     out += &table(
         networks,

@@ -86,8 +86,7 @@ settings() { # NAMESPACE KEY=VALUE...
 make_node() { # LETTER
     local node=$1 n=${number[$1]}
     ip netns add "$prefix-$node"
-    settings "$node" net.ipv6.conf.all.accept_dad=0 net.ipv6.conf.default.accept_dad=0 \
-        net.ipv4.ip_forward=1 net.ipv6.conf.all.forwarding=1
+    settings "$node" net.ipv6.conf.all.accept_dad=0 net.ipv6.conf.default.accept_dad=0
     inside "$node" ip link set lo up
     ip link add "$prefix-u$n" netns "$prefix-switch" type veth peer name eth0 netns "$prefix-$node"
     inside switch ip link set "$prefix-u$n" master switch up
@@ -103,11 +102,7 @@ make_pod() { # NODE NAME HOST-PART
     settings "$pod" net.ipv6.conf.all.accept_dad=0 net.ipv6.conf.default.accept_dad=0 \
         net.ipv6.conf.default.accept_ra=0
     ip link add "veth-$name" mtu 1450 netns "$prefix-$node" type veth peer name eth0 mtu 1450 netns "$prefix-$pod"
-    inside "$node" ip address add 169.254.1.1/32 dev "veth-$name"
-    inside "$node" ip address add fe80::1/64 dev "veth-$name" nodad
     inside "$node" ip link set "veth-$name" up
-    inside "$node" ip route add "10.244.$n.$host/32" dev "veth-$name" src "192.0.2.$n"
-    inside "$node" ip -6 route add "fd00:10:244:$n::$host/128" dev "veth-$name"
     inside "$pod" ip link set lo up
     inside "$pod" ip address add "10.244.$n.$host/32" dev eth0
     inside "$pod" ip address add "fd00:10:244:$n::$host/128" dev eth0 nodad

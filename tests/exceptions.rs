@@ -89,6 +89,7 @@ fn a_pod_that_only_the_kernel_knows_is_reached_through_it() {
     let mut bed = Testbed::new();
     let a = bed.node(1, 1);
     let (web, other) = (bed.pod(&a, "web", 2), bed.pod(&a, "other", 3));
+    other.route_by_hand(&a);
     let router = bed.router(&a, &[&web], &[], "count = 1");
     assert_eq!(web.namespace.ping(&other.v4(), 5, 56), 5);
     assert_eq!(web.namespace.ping(&other.v6(), 5, 56), 5);

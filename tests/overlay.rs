@@ -65,6 +65,7 @@ fn a_kernel_vxlan_peer_set_up_as_flannel_does() {
     let mut bed = Testbed::new();
     let (a, k) = (bed.node(1, 1), bed.node(9, 1));
     let (web, far) = (bed.pod(&a, "web", 2), bed.pod(&k, "web", 2));
+    far.route_by_hand(&k);
     let node = &k.namespace;
     let kernel_mac = "02:00:00:00:09:09";
     node.run(&format!("ip link add flannel.1 address {kernel_mac} mtu 1450 type vxlan id 1 dstport 8472 local 192.0.2.9 dev eth0 nolearning"));

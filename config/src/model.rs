@@ -25,6 +25,8 @@ pub struct Config {
     pub workers: WorkersConfig,
     /// `[runtime]`.
     pub runtime: RuntimeConfig,
+    /// `[slow_path]`.
+    pub slow_path: SlowPathConfig,
     /// `[[networks]]`, at least one; names and VNIs are unique.
     pub networks: Vec<NetworkConfig>,
     /// `[[pods]]`, at most [`WorkersConfig::max_ports`]; names and interfaces are unique.
@@ -121,12 +123,43 @@ impl RuntimeConfig {
         self.directory.join(format!("{node}.lock"))
     }
 
+    /// Where the kernel settings are written down that `node`'s daemon changed: `<directory>/<node>.settings`.
+    pub fn settings(&self, node: &str) -> PathBuf {
+        self.directory.join(format!("{node}.settings"))
+    }
+
     /// The directory of `node`'s pins: `<bpffs>/<node>`, dots in the name replaced by underscores, because a bpffs
     /// refuses names with dots (kernel `bpf_lookup` in kernel/bpf/inode.c). Node names have no underscores, so two
     /// nodes never share one.
     pub fn pins(&self, node: &str) -> PathBuf {
         self.bpffs.join(node.replace('.', "_"))
     }
+}
+
+/// The kernel as a path beside the workers.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct SlowPathConfig {
+    /// Whether Viaduct makes the kernel able to carry the first network.
+    pub enabled: bool,
+    /// The name of the VXLAN device that is made where none is adopted, 1 to 15 bytes.
+    pub device: String,
+    /// Whether pods' packets to the outside get the node's address.
+    pub masquerade: bool,
+    /// What is left when the daemon ends.
+    pub on_exit: OnExit,
+}
+
+/// What becomes of the pods' traffic when the daemon has ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum OnExit {
+    /// The kernel carries it, after a clean stop and after a crash.
+    #[default]
+    Kernel,
+    /// As `Kernel` after a crash; a clean stop removes all that Viaduct made, and restores the
+    /// kernel's settings.
+    Remove,
+    /// Nothing passes, until a daemon runs again or `viaduct cleanup` is called.
+    FailClosed,
 }
 
 /// An overlay network.

@@ -18,6 +18,8 @@ pub(crate) struct Root {
     #[serde(default)]
     pub(crate) runtime: Runtime,
     #[serde(default)]
+    pub(crate) slow_path: SlowPath,
+    #[serde(default)]
     pub(crate) networks: Vec<Spanned<Network>>,
     #[serde(default)]
     pub(crate) pods: Vec<Spanned<Pod>>,
@@ -55,6 +57,15 @@ pub(crate) struct Workers {
 pub(crate) struct Runtime {
     pub(crate) directory: Option<Text>,
     pub(crate) bpffs: Option<Text>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, expecting = "a table")]
+pub(crate) struct SlowPath {
+    pub(crate) enabled: Option<bool>,
+    pub(crate) device: Option<Text>,
+    pub(crate) masquerade: Option<bool>,
+    pub(crate) on_exit: Option<Text>,
 }
 
 #[derive(Debug, Deserialize)]

@@ -14,6 +14,8 @@ use crate::kernel::{Events, Kernel, KernelError, KernelEvent};
 use crate::observe;
 use crate::options::{AgentOptions, OptionsError};
 use crate::reconciler::{Observed, Reconciler};
+use crate::slow_path::firewall::Changes;
+use crate::slow_path::{SlowPath, SlowPathError};
 use crate::status::StatusHandle;
 
 /// How often everything is looked at again, whether events say so or not: it finds what no event
@@ -21,6 +23,9 @@ use crate::status::StatusHandle;
 const RESYNC_INTERVAL: Duration = Duration::from_secs(15);
 /// How soon to look again where the kernel could not be asked.
 const ASK_AGAIN: Duration = Duration::from_secs(1);
+
+/// How long changes of the kernel's path are gathered before it is looked at.
+const SETTLE: Duration = Duration::from_millis(100);
 
 /// Why the agent could not start.
 #[derive(Debug, thiserror::Error)]
@@ -31,6 +36,9 @@ pub enum AgentError {
     /// The kernel could not be asked.
     #[error(transparent)]
     Kernel(#[from] KernelError),
+    /// The kernel's path could not be prepared.
+    #[error(transparent)]
+    SlowPath(#[from] SlowPathError),
     /// The underlay interface is not there.
     #[error("cannot use underlay {name}: there is no such interface; create it or name another")]
     NoUnderlay {
@@ -77,6 +85,13 @@ pub struct Agent<D> {
     kernel: Kernel,
     events: Option<Events>,
     reconciler: Reconciler<D>,
+    slow_path: Option<SlowPath>,
+    /// When to look at the kernel's path; none while nothing of it has changed.
+    slow_path_at: Option<Instant>,
+    firewall: Option<Changes>,
+    firewall_changed: bool,
+    /// Whether the next look at the kernel's path is at the firewall, too.
+    look_at_firewall: bool,
     dirty: Dirty,
     resync_at: Instant,
 }
@@ -88,6 +103,7 @@ struct Dirty {
     /// By place in the options.
     ports: BTreeSet<usize>,
     vteps: BTreeSet<Ipv4Addr>,
+    host: bool,
 }
 
 impl<D: DataPlane> Agent<D> {
@@ -102,20 +118,61 @@ impl<D: DataPlane> Agent<D> {
         publisher: Publisher,
         data_plane: D,
     ) -> Result<Self, AgentError> {
+        options.check()?;
         let events = Events::subscribe()?;
         let kernel = Kernel::open()?;
-        let observed = look_at_all(&kernel, &options).await?;
-        let now = Instant::now();
-        let reconciler = Reconciler::start(options, publisher, data_plane, &observed, now)?;
+        let found = SlowPath::exists(&kernel).await?;
+        let mut slow_path = options.slow_path.as_ref().map(SlowPath::new);
+        let firewall = slow_path.as_ref().and_then(|_| Changes::subscribe().ok());
+        let started = Self::start_with(&kernel, slow_path.as_mut(), options, publisher, data_plane);
+        let reconciler = match started.await {
+            Ok(reconciler) => reconciler,
+            Err(error) => {
+                // What a predecessor left may be carrying traffic; what we made is undone.
+                if let Some(slow_path) = slow_path.filter(|_| !found) {
+                    slow_path.remove(&kernel).await?;
+                }
+                return Err(error);
+            }
+        };
         let mut agent = Self {
             kernel,
             events: Some(events),
             reconciler,
+            slow_path,
+            slow_path_at: None,
+            firewall,
+            firewall_changed: false,
+            look_at_firewall: false,
             dirty: Dirty::default(),
-            resync_at: now + RESYNC_INTERVAL,
+            resync_at: Instant::now() + RESYNC_INTERVAL,
         };
         agent.probe().await;
         Ok(agent)
+    }
+
+    /// Order of change: the kernel's path before the workers', so that what they leave alone has
+    /// a way.
+    async fn start_with(
+        kernel: &Kernel,
+        slow_path: Option<&mut SlowPath>,
+        options: AgentOptions,
+        publisher: Publisher,
+        data_plane: D,
+    ) -> Result<Reconciler<D>, AgentError> {
+        let mut status = None;
+        if let Some(slow_path) = slow_path {
+            slow_path.reconcile(kernel, &options, true).await?;
+            status = Some(slow_path.status().clone());
+        }
+        let observed = look_at_all(kernel, &options).await?;
+        let now = Instant::now();
+        let mut reconciler = Reconciler::start(options, publisher, data_plane, &observed, now)?;
+        if let Some(status) = &status {
+            reconciler.note_slow_path(status);
+            reconciler.report();
+        }
+        Ok(reconciler)
     }
 
     /// Where to read what the agent does.
@@ -124,24 +181,39 @@ impl<D: DataPlane> Agent<D> {
     }
 
     /// Follows the kernel until `shutdown` completes. Then all pods are taken from the workers,
-    /// so that the kernel has them, and the data plane is given back. The forwarding table stays.
+    /// so that the kernel has them, and the data plane is given back. The forwarding table stays,
+    /// and the kernel's path unless the options say otherwise.
     pub async fn run(mut self, shutdown: impl Future<Output = ()>) -> D {
         let mut shutdown = pin!(shutdown);
         loop {
             let due = self.next_due().into();
             tokio::select! {
                 biased;
-                () = &mut shutdown => return self.reconciler.shut_down(),
+                () = &mut shutdown => break,
                 event = next(&mut self.events) => self.note_all(event),
+                () = next_change(&mut self.firewall) => self.firewall_changed = true,
                 () = tokio::time::sleep_until(due) => {}
             }
             self.work().await;
         }
+        let remove = self.reconciler.options().slow_path.as_ref();
+        let remove = remove.is_some_and(|options| options.remove_at_end);
+        let data_plane = self.reconciler.shut_down();
+        if let Some(slow_path) = self.slow_path.filter(|_| remove)
+            && let Err(error) = slow_path.remove(&self.kernel).await
+        {
+            warn!(%error, "something of the kernel's path is left");
+        }
+        data_plane
     }
 
     fn next_due(&self) -> Instant {
-        let due = self.reconciler.next_due();
-        due.map_or(self.resync_at, |due| due.min(self.resync_at))
+        let due = self
+            .reconciler
+            .next_due()
+            .into_iter()
+            .chain(self.slow_path_at);
+        due.fold(self.resync_at, Instant::min)
     }
 
     /// Notes an event and all others that are there already, so that what a burst of them is
@@ -161,6 +233,17 @@ impl<D: DataPlane> Agent<D> {
 
     fn note(&mut self, event: KernelEvent) {
         debug!(?event, "the kernel says");
+        let about_slow_path = match &event {
+            KernelEvent::NeighbourChanged { interface, .. }
+            | KernelEvent::ForwardingChanged { interface } => {
+                let slow_path = self.slow_path.as_ref();
+                slow_path.is_some_and(|path| path.watches(*interface))
+            }
+            _ => true,
+        };
+        if about_slow_path {
+            self.look_at_slow_path();
+        }
         match event {
             KernelEvent::LinkChanged(link) => self.note_link(&link.name, link.index),
             KernelEvent::LinkRemoved { index, name } => {
@@ -171,7 +254,9 @@ impl<D: DataPlane> Agent<D> {
                 }
                 self.note_link(&name, index);
             }
+            KernelEvent::ForwardingChanged { .. } => {}
             KernelEvent::AddressChanged { interface } => {
+                self.dirty.host = true;
                 if interface == self.reconciler.underlay_index() {
                     self.dirty.underlay = true;
                     // The kernel removes routes with an address without a word for each.
@@ -202,8 +287,16 @@ impl<D: DataPlane> Agent<D> {
         self.dirty.ports.extend(self.reconciler.port_on(index));
     }
 
+    fn look_at_slow_path(&mut self) {
+        if self.slow_path.is_some() {
+            self.slow_path_at.get_or_insert(Instant::now() + SETTLE);
+        }
+    }
+
     fn mark_all(&mut self) {
         self.dirty.underlay = true;
+        self.dirty.host = true;
+        self.firewall_changed = true;
         self.dirty
             .ports
             .extend(0..self.reconciler.options().ports.len());
@@ -227,6 +320,7 @@ impl<D: DataPlane> Agent<D> {
             warn!(%error, "will look again");
             self.resync_at = self.resync_at.min(now + ASK_AGAIN);
         }
+        self.keep_slow_path().await;
         self.reconciler.publish_due(Instant::now());
         self.reconciler.report();
         self.probe().await;
@@ -249,6 +343,10 @@ impl<D: DataPlane> Agent<D> {
     async fn look(&mut self, dirty: Dirty) -> Result<(), KernelError> {
         let kernel = &self.kernel;
         let reconciler = &mut self.reconciler;
+        if dirty.host {
+            let seen = observe::host(kernel).await?;
+            reconciler.observe_host(&seen);
+        }
         if dirty.underlay {
             let seen = observe::underlay(kernel, &reconciler.options().underlay).await?;
             reconciler.observe_underlay(&seen, Instant::now());
@@ -265,6 +363,33 @@ impl<D: DataPlane> Agent<D> {
             reconciler.observe_vtep(vtep, &seen, Instant::now());
         }
         Ok(())
+    }
+
+    /// Looks at the kernel's path, if it is time.
+    async fn keep_slow_path(&mut self) {
+        if std::mem::take(&mut self.firewall_changed) {
+            // Whatever changes a firewall often is not followed at once.
+            self.look_at_slow_path();
+            self.look_at_firewall = true;
+        }
+        let now = Instant::now();
+        if self.slow_path_at.is_none_or(|at| at > now) {
+            return;
+        }
+        self.slow_path_at = None;
+        let Some(slow_path) = &mut self.slow_path else {
+            return;
+        };
+        let look = std::mem::take(&mut self.look_at_firewall);
+        let options = self.reconciler.options();
+        if slow_path
+            .reconcile(&self.kernel, options, look)
+            .await
+            .is_err()
+        {
+            self.slow_path_at = Some(now + ASK_AGAIN);
+        }
+        self.reconciler.note_slow_path(slow_path.status());
     }
 
     /// Asks the kernel to resolve and check neighbours. What comes of it comes as events.
@@ -285,6 +410,14 @@ async fn next(events: &mut Option<Events>) -> Option<KernelEvent> {
     }
 }
 
+/// The next change of a firewall; for ever pending without a socket.
+async fn next_change(changes: &mut Option<Changes>) {
+    match changes {
+        Some(changes) => changes.next().await,
+        None => std::future::pending().await,
+    }
+}
+
 async fn look_at_all(kernel: &Kernel, options: &AgentOptions) -> Result<Observed, KernelError> {
     let underlay = observe::underlay(kernel, &options.underlay).await?;
     let index = underlay.link.as_ref().map_or(0, |link| link.index);
@@ -296,6 +429,7 @@ async fn look_at_all(kernel: &Kernel, options: &AgentOptions) -> Result<Observed
         underlay,
         ports,
         vteps: BTreeMap::new(),
+        host: observe::host(kernel).await?,
     };
     for route in &options.routes {
         if let Entry::Vacant(entry) = observed.vteps.entry(route.vtep) {

@@ -42,6 +42,14 @@ pub trait DataPlane: Send {
     /// If the pinhole may still be open. The pod counts as expelled all the same.
     fn expel_pod(&mut self, vni: Vni, address: IpAddr) -> Result<(), DataPlaneError>;
 
+    /// Leaves packets to these addresses to the kernel, also inside the cluster's prefixes, and no
+    /// longer those to addresses of an earlier call.
+    ///
+    /// # Errors
+    ///
+    /// If that is not possible now, or in part.
+    fn set_host_addresses(&mut self, addresses: &[IpAddr]) -> Result<(), DataPlaneError>;
+
     /// Waits until every worker has begun a batch since the call, so that none still acts on what
     /// was published before. It must not wait for ever.
     fn quiesce(&mut self);

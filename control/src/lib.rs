@@ -14,6 +14,7 @@ mod next_hop;
 mod observe;
 mod options;
 mod reconciler;
+mod slow_path;
 mod status;
 #[cfg(test)]
 mod testing;
@@ -21,6 +22,10 @@ mod testing;
 pub use agent::{Agent, AgentError};
 pub use data_plane::{DataPlane, DataPlaneError};
 pub use options::{
-    AgentOptions, NetworkOptions, OptionsError, PortOptions, RouteOptions, UnderlayOptions,
+    AgentOptions, NetworkOptions, OptionsError, PortOptions, RouteOptions, SlowPathOptions,
+    UnderlayOptions,
 };
-pub use status::{AgentStatus, PortState, PortStatus, RouteState, RouteStatus, StatusHandle};
+pub use slow_path::{SlowPathError, remove_slow_path};
+pub use status::{
+    AgentStatus, PortState, PortStatus, RouteState, RouteStatus, SlowPathStatus, StatusHandle,
+};

@@ -74,6 +74,12 @@ pub(crate) async fn port(
     })
 }
 
+/// All of this host's addresses.
+pub(crate) async fn host(kernel: &Kernel) -> Result<Vec<IpAddr>, KernelError> {
+    let all = kernel.all_addresses().await?;
+    Ok(all.into_iter().map(|entry| entry.address.addr()).collect())
+}
+
 pub(crate) async fn vtep(
     kernel: &Kernel,
     underlay: u32,

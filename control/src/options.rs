@@ -2,6 +2,7 @@
 
 use std::collections::BTreeSet;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::path::PathBuf;
 
 use ipnet::IpNet;
 use viaduct_encap::{MacAddr, Vni};
@@ -18,6 +19,21 @@ pub struct AgentOptions {
     pub ports: Vec<PortOptions>,
     /// The ways to other nodes.
     pub routes: Vec<RouteOptions>,
+    /// The kernel as a path beside the workers; none: they are the only one.
+    pub slow_path: Option<SlowPathOptions>,
+}
+
+/// How the kernel is made able to carry the first network.
+#[derive(Clone, Debug)]
+pub struct SlowPathOptions {
+    /// The name of the VXLAN device, where none has to be adopted.
+    pub device: String,
+    /// Whether pods' packets to the outside get the node's address.
+    pub masquerade: bool,
+    /// Whether it is removed when the agent ends; otherwise it goes on carrying packets.
+    pub remove_at_end: bool,
+    /// Where to write down what kernel settings were.
+    pub saved: PathBuf,
 }
 
 /// The interface towards the other nodes.

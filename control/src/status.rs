@@ -18,6 +18,28 @@ pub struct AgentStatus {
     pub routes: Vec<RouteStatus>,
     /// The epoch of the forwarding table that was published last.
     pub epoch: u64,
+    /// The kernel's path; none if there is to be none.
+    pub slow_path: Option<SlowPathStatus>,
+}
+
+/// The state of the kernel's path.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct SlowPathStatus {
+    /// The VXLAN device.
+    pub device: Option<String>,
+    /// Whether it was there before.
+    pub adopted: bool,
+    /// What is wrong, in sentences.
+    pub problems: Vec<String>,
+    /// How many things have been added since all was there for the first time: new pods' and
+    /// routes', and what somebody else had removed.
+    pub added: u64,
+    /// The firewall rules that are wanted.
+    #[serde(skip)]
+    pub(crate) ruleset: String,
+    /// What others' firewall rules were found to do.
+    #[serde(skip)]
+    pub(crate) obstacles: Vec<String>,
 }
 
 /// A pod's state.

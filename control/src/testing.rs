@@ -53,6 +53,7 @@ pub(crate) fn options() -> AgentOptions {
             vtep: VTEP,
             vtep_mac: mac(0xa2),
         }],
+        slow_path: None,
     }
 }
 
@@ -167,6 +168,10 @@ impl DataPlane for Recorder {
     fn expel_pod(&mut self, _: Vni, address: IpAddr) -> Result<(), DataPlaneError> {
         assert!(self.published(address), "withdrawn before expelled");
         self.log.note(format!("expel {address}"))
+    }
+
+    fn set_host_addresses(&mut self, _: &[IpAddr]) -> Result<(), DataPlaneError> {
+        Ok(())
     }
 
     fn quiesce(&mut self) {

@@ -55,6 +55,10 @@ impl DataPlane for Recorder {
         Ok(())
     }
 
+    fn set_host_addresses(&mut self, _: &[IpAddr]) -> Result<(), DataPlaneError> {
+        Ok(())
+    }
+
     fn quiesce(&mut self) {
         self.note("quiesce".into());
     }
@@ -118,6 +122,7 @@ fn options() -> AgentOptions {
             vtep: VTEP,
             vtep_mac: MacAddr([2, 0, 0, 0, 9, 2]),
         }],
+        slow_path: None,
     }
 }
 

@@ -82,6 +82,16 @@ fn mapped(address: IpAddr) -> [u8; 16] {
     }
 }
 
+/// `length` counts the bits of `address` in its own family.
+fn prefix_key(vni: Vni, address: IpAddr, length: u8) -> Key<PrefixKey> {
+    let bits = 32 + u32::from(length) + if address.is_ipv4() { 96 } else { 0 };
+    let data = PrefixKey {
+        vni: vni.get().to_be_bytes(),
+        address: mapped(address),
+    };
+    Key::new(bits, data)
+}
+
 /// The heartbeat map, mapped into memory.
 #[derive(Debug)]
 struct Heartbeat {
@@ -310,18 +320,24 @@ impl Pinholes {
         length: u8,
         to_workers: bool,
     ) -> Result<(), RouterError> {
-        let bits = 32 + u32::from(length) + if address.is_ipv4() { 96 } else { 0 };
-        let key = Key::new(
-            bits,
-            PrefixKey {
-                vni: vni.get().to_be_bytes(),
-                address: mapped(address),
-            },
-        );
+        let key = prefix_key(vni, address, length);
         self.map::<LpmTrie<_, PrefixKey, u32>>("cluster")?
             .insert(&key, u32::from(to_workers), 0)
             .map_err(|e| {
                 failed(format!("cannot open the pinhole for {address}/{length}"))(chain(&e))
+            })
+    }
+
+    pub(crate) fn remove_prefix(
+        &mut self,
+        vni: Vni,
+        address: IpAddr,
+        length: u8,
+    ) -> Result<(), RouterError> {
+        self.map::<LpmTrie<_, PrefixKey, u32>>("cluster")?
+            .remove(&prefix_key(vni, address, length))
+            .map_err(|e| {
+                failed(format!("cannot close the pinhole for {address}/{length}"))(chain(&e))
             })
     }
 

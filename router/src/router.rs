@@ -437,6 +437,19 @@ impl Router {
         self.pinholes.add_prefix(vni, address, length, to_workers)
     }
 
+    /// Takes back [`add_cluster_prefix`](Self::add_cluster_prefix).
+    ///
+    /// # Errors
+    /// When there was no such prefix.
+    pub fn remove_cluster_prefix(
+        &mut self,
+        vni: Vni,
+        address: IpAddr,
+        length: u8,
+    ) -> Result<(), RouterError> {
+        self.pinholes.remove_prefix(vni, address, length)
+    }
+
     /// Waits until every worker has begun a batch since the call (at most two
     /// seconds).
     pub fn quiesce(&self) {

@@ -47,6 +47,12 @@ impl Tun {
         // kernel accepts when any device will do (rp_filter 2) and this one has
         // an address (`__fib_validate_source`, net/ipv4/fib_frontend.c).
         fs::write(format!("/proc/sys/net/ipv4/conf/{name}/rp_filter"), "2")?;
+        fs::write(format!("/proc/sys/net/ipv4/conf/{name}/forwarding"), "1")?;
+        // Where IPv6 is off, or the kernel has no such switch (before Linux 6.17), there is
+        // nothing to do.
+        for switch in ["forwarding", "force_forwarding"] {
+            let _ = fs::write(format!("/proc/sys/net/ipv6/conf/{name}/{switch}"), "1");
+        }
         // Nobody listens for what the kernel would say here by itself. Where
         // IPv6 is off there is nothing to switch.
         let _ = fs::write(format!("/proc/sys/net/ipv6/conf/{name}/addr_gen_mode"), "1");

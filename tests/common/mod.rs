@@ -132,7 +132,6 @@ impl Testbed {
         let switch = Namespace {
             name: format!("{}-sw", self.id),
         };
-        namespace.run("sysctl -qw net.ipv4.ip_forward=1 net.ipv6.conf.all.forwarding=1");
         namespace.run(&format!(
             "ip link add eth0 numrxqueues {queues} numtxqueues {queues} type veth \
              peer name u{n} numrxqueues {queues} numtxqueues {queues} netns {}",
@@ -189,12 +188,13 @@ impl Testbed {
         let name = format!("{}-{n}", self.id);
         let mut config = format!(
             "[node]\nname = \"{name}\"\n[underlay]\ninterface = \"eth0\"\n{}\n[workers]\n{}\nmax_ports = 16\n\
-             [runtime]\ndirectory = \"{}\"\nbpffs = \"{BPFFS}/{}\"\n\
+             [slow_path]\n{}\n[runtime]\ndirectory = \"{}\"\nbpffs = \"{BPFFS}/{}\"\n\
              [[networks]]\nname = \"default\"\nvni = 1\nvtep_mac = \"{}\"\n\
              pod_prefixes = [\"10.244.{n}.0/24\", \"fd00:10:244:{n}::/64\"]\n\
              cluster_prefixes = [\"10.244.0.0/16\", \"fd00:10:244::/48\"]\n",
             setup.underlay,
             setup.workers,
+            setup.slow_path,
             self.directory.path().display(),
             self.id,
             vtep_mac(n),
@@ -253,6 +253,8 @@ pub struct Setup<'a> {
     pub workers: &'a str,
     /// Lines of `[underlay]`.
     pub underlay: &'a str,
+    /// Lines of `[slow_path]`.
+    pub slow_path: &'a str,
     /// Further arguments of `viaduct run`.
     pub arguments: &'a [&'a str],
     pub environment: &'a [(&'a str, &'a str)],

@@ -26,23 +26,17 @@ impl Pod {
         format!("fd00:10:244:{}::{}", self.n, self.host)
     }
 
-    /// Makes the veth pair between node and pod, as a CNI plugin would.
+    /// Makes the veth pair between node and pod, as a CNI plugin would; the host's routes and the
+    /// pod's gateway are the router's.
     pub fn plug(&self, node: &Node) {
-        let (veth, q, n) = (&self.interface, node.queues, node.n);
+        let (veth, q) = (&self.interface, node.queues);
         let host = &node.namespace;
         host.run(&format!(
             "ip link add {veth} mtu 1450 numrxqueues {q} numtxqueues {q} type veth \
              peer name eth0 mtu 1450 numrxqueues {q} numtxqueues {q} netns {}",
             self.namespace.name
         ));
-        host.run(&format!("ip address add 169.254.1.1/32 dev {veth}"));
-        host.run(&format!("ip address add fe80::1/64 dev {veth} nodad"));
         host.run(&format!("ip link set {veth} up"));
-        host.run(&format!(
-            "ip route add {}/32 dev {veth} src 192.0.2.{n}",
-            self.v4()
-        ));
-        host.run(&format!("ip -6 route add {}/128 dev {veth}", self.v6()));
         let pod = &self.namespace;
         pod.run(&format!("ip address add {}/32 dev eth0", self.v4()));
         pod.run(&format!("ip address add {}/128 dev eth0 nodad", self.v6()));
@@ -50,5 +44,19 @@ impl Pod {
         pod.run("ip route add 169.254.1.1 dev eth0 scope link");
         pod.run("ip route add default via 169.254.1.1");
         pod.run("ip -6 route add default via fe80::1 dev eth0");
+    }
+
+    /// What the router does for a pod, for a node without one.
+    pub fn route_by_hand(&self, node: &Node) {
+        let (veth, n) = (&self.interface, node.n);
+        let host = &node.namespace;
+        host.run("sysctl -qw net.ipv4.ip_forward=1 net.ipv6.conf.all.forwarding=1");
+        host.run(&format!("ip address add 169.254.1.1/32 dev {veth}"));
+        host.run(&format!("ip address add fe80::1/64 dev {veth} nodad"));
+        host.run(&format!(
+            "ip route add {}/32 dev {veth} src 192.0.2.{n}",
+            self.v4()
+        ));
+        host.run(&format!("ip -6 route add {}/128 dev {veth}", self.v6()));
     }
 }

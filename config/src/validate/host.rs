@@ -6,8 +6,11 @@ use std::time::Duration;
 use toml::Spanned;
 
 use super::values::{Once, choice, interface, node_name, number, required, underlay_address};
-use crate::model::{NodeConfig, Polling, RuntimeConfig, UnderlayConfig, WorkersConfig, XdpMode};
-use crate::raw::{List, Node, Runtime, Text, Underlay, Workers};
+use crate::model::{
+    NodeConfig, OnExit, Polling, RuntimeConfig, SlowPathConfig, UnderlayConfig, WorkersConfig,
+    XdpMode,
+};
+use crate::raw::{List, Node, Runtime, SlowPath, Text, Underlay, Workers};
 use crate::source::Problems;
 
 /// The longest path of a unix socket in bytes: `sun_path` less its closing zero (unix(7)).
@@ -150,6 +153,27 @@ pub(super) fn runtime(raw: &Runtime, node: &str, problems: &mut Problems<'_>) ->
         problems.report(&text.span(), message);
     }
     runtime
+}
+
+pub(super) fn slow_path(raw: &SlowPath, vni: u32, problems: &mut Problems<'_>) -> SlowPathConfig {
+    let device = match &raw.device {
+        Some(name) => {
+            interface(name.get_ref(), &name.span(), problems);
+            name.get_ref().clone()
+        }
+        None => format!("viaduct.{vni}"),
+    };
+    let choices = [
+        ("kernel", OnExit::Kernel),
+        ("remove", OnExit::Remove),
+        ("fail-closed", OnExit::FailClosed),
+    ];
+    SlowPathConfig {
+        enabled: raw.enabled.unwrap_or(true),
+        device,
+        masquerade: raw.masquerade.unwrap_or(false),
+        on_exit: choice(raw.on_exit.as_ref(), "on_exit", &choices, problems),
+    }
 }
 
 fn path(value: Option<&Text>, default: PathBuf, problems: &mut Problems<'_>) -> PathBuf {

@@ -38,6 +38,9 @@ pub(crate) fn config(root: &Root, file: &Path, problems: &mut Problems<'_>) -> C
         underlay.address,
         problems,
     );
+    // The first network is the one that the kernel carries too.
+    let vni = networks.first().map_or(0, |checked| checked.network.vni);
+    let slow_path = host::slow_path(&root.slow_path, vni, problems);
     let networks = networks
         .into_iter()
         .map(|checked| checked.network)
@@ -48,6 +51,7 @@ pub(crate) fn config(root: &Root, file: &Path, problems: &mut Problems<'_>) -> C
         underlay,
         workers,
         runtime,
+        slow_path,
         networks,
         pods,
         routes,

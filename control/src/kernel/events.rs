@@ -33,7 +33,7 @@ pub enum KernelEvent {
         /// The interface's number.
         interface: u32,
     },
-    /// An IPv4 route came, changed or went.
+    /// A route came, changed or went.
     RouteChanged,
     /// An entry of a neighbour table came, changed or went.
     NeighbourChanged {
@@ -41,6 +41,11 @@ pub enum KernelEvent {
         interface: u32,
         /// The neighbour's address.
         address: IpAddr,
+    },
+    /// An entry of a bridge's or VXLAN device's forwarding table came, changed or went.
+    ForwardingChanged {
+        /// The interface's number.
+        interface: u32,
     },
     /// Events were lost, because they came faster than they were read: anything may have changed.
     /// What happens from here on is told of again.
@@ -55,7 +60,7 @@ pub struct Events {
 }
 
 impl Events {
-    /// Subscribes to changes of links, addresses, IPv4 routes and neighbours in the thread's
+    /// Subscribes to changes of links, addresses, routes and neighbours in the thread's
     /// network namespace. Like [`Kernel::open`](super::Kernel::open) it needs a tokio runtime.
     ///
     /// Subscribe before looking at anything: then no change falls in between.
@@ -69,6 +74,7 @@ impl Events {
             MulticastGroup::Ipv4Ifaddr,
             MulticastGroup::Ipv6Ifaddr,
             MulticastGroup::Ipv4Route,
+            MulticastGroup::Ipv6Route,
             MulticastGroup::Neigh,
         ];
         let (mut connection, _, messages) =
@@ -136,25 +142,23 @@ fn event(payload: NetlinkPayload<RouteNetlinkMessage>) -> Option<KernelEvent> {
             Some(KernelEvent::RouteChanged)
         }
         RouteNetlinkMessage::NewNeighbour(message) | RouteNetlinkMessage::DelNeighbour(message) => {
-            neighbour_changed(&message)
+            Some(neighbour_changed(&message))
         }
         _ => None,
     }
 }
 
-/// None for a bridge's forwarding entries, which come as neighbours without an IP address.
-fn neighbour_changed(message: &NeighbourMessage) -> Option<KernelEvent> {
-    let address = message
-        .attributes
-        .iter()
-        .find_map(|attribute| match attribute {
-            NeighbourAttribute::Destination(NeighbourAddress::Inet(ip)) => Some((*ip).into()),
-            NeighbourAttribute::Destination(NeighbourAddress::Inet6(ip)) => Some((*ip).into()),
-            _ => None,
-        })?;
-    Some(KernelEvent::NeighbourChanged {
-        interface: message.header.ifindex,
-        address,
+/// Forwarding entries come as neighbours without an IP address.
+fn neighbour_changed(message: &NeighbourMessage) -> KernelEvent {
+    let interface = message.header.ifindex;
+    let mut addresses = message.attributes.iter();
+    let address = addresses.find_map(|attribute| match attribute {
+        NeighbourAttribute::Destination(NeighbourAddress::Inet(ip)) => Some((*ip).into()),
+        NeighbourAttribute::Destination(NeighbourAddress::Inet6(ip)) => Some((*ip).into()),
+        _ => None,
+    });
+    address.map_or(KernelEvent::ForwardingChanged { interface }, |address| {
+        KernelEvent::NeighbourChanged { interface, address }
     })
 }
 

@@ -13,7 +13,7 @@ mod routes;
 mod tests;
 
 use std::collections::BTreeMap;
-use std::net::Ipv4Addr;
+use std::net::{IpAddr, Ipv4Addr};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -26,7 +26,7 @@ use crate::data_plane::DataPlane;
 use crate::next_hop::{Underlay, Unresolved};
 use crate::observe::{ObservedPort, ObservedUnderlay, ObservedVtep};
 use crate::options::AgentOptions;
-use crate::status::{AgentStatus, StatusHandle};
+use crate::status::{AgentStatus, SlowPathStatus, StatusHandle};
 use port::Port;
 use routes::{Tunnel, Vtep};
 
@@ -39,6 +39,8 @@ pub(crate) struct Observed {
     /// In the order of the options.
     pub(crate) ports: Vec<ObservedPort>,
     pub(crate) vteps: BTreeMap<Ipv4Addr, ObservedVtep>,
+    /// This host's own addresses.
+    pub(crate) host: Vec<IpAddr>,
 }
 
 /// Holds the desired state, what has been done for it, and the means to do it.
@@ -59,6 +61,8 @@ pub(crate) struct Reconciler<D> {
     publish_at: Option<Instant>,
     /// The epoch that was published last.
     epoch: u64,
+    /// What the status says of the kernel's path.
+    slow_path: Option<SlowPathStatus>,
     status: watch::Sender<Arc<AgentStatus>>,
     /// Whether something has changed since the status was written.
     status_stale: bool,
@@ -70,7 +74,8 @@ impl<D: DataPlane> Reconciler<D> {
     ///
     /// # Errors
     ///
-    /// If something is missing or refused. What was done at the data plane has been undone.
+    /// If something is missing or refused. What was done at the data plane has been undone. The
+    /// options have been checked.
     pub(crate) fn start(
         options: AgentOptions,
         publisher: Publisher,
@@ -78,7 +83,6 @@ impl<D: DataPlane> Reconciler<D> {
         observed: &Observed,
         now: Instant,
     ) -> Result<Self, AgentError> {
-        options.check()?;
         let underlay = routes::first_underlay(&options.underlay, &observed.underlay)?;
         let plan = routes::plan(&options, now);
         let mut reconciler = Self {
@@ -93,6 +97,7 @@ impl<D: DataPlane> Reconciler<D> {
             vteps: plan.vteps,
             publish_at: None,
             epoch: 0,
+            slow_path: None,
             status: watch::Sender::default(),
             status_stale: true,
         };
@@ -100,6 +105,7 @@ impl<D: DataPlane> Reconciler<D> {
         reconciler.add_routes(&observed.vteps, now)?;
         reconciler.publish()?;
         reconciler.observe_underlay(&observed.underlay, now);
+        reconciler.observe_host(&observed.host);
         reconciler.add_ports(&observed.ports, now)?;
         reconciler.report();
         Ok(reconciler)
@@ -111,6 +117,21 @@ impl<D: DataPlane> Reconciler<D> {
         self.release_ports();
         self.report();
         self.data_plane
+    }
+
+    /// Has the status say this of the kernel's path.
+    pub(crate) fn note_slow_path(&mut self, status: &SlowPathStatus) {
+        if self.slow_path.as_ref() != Some(status) {
+            self.slow_path = Some(status.clone());
+            self.status_stale = true;
+        }
+    }
+
+    /// Tells the data plane which addresses are this host's own.
+    pub(crate) fn observe_host(&mut self, addresses: &[IpAddr]) {
+        if let Err(error) = self.data_plane.set_host_addresses(addresses) {
+            warn!(%error, "packets to some of this host's addresses may go astray");
+        }
     }
 
     /// Where to read what this does.

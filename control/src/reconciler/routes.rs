@@ -4,8 +4,9 @@ use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr};
 use std::time::{Duration, Instant};
 
+use ipnet::IpNet;
 use tracing::{debug, error, info, warn};
-use viaduct_fib::{NextHop, NextHopState, TunnelId, Update};
+use viaduct_fib::{NetworkId, NextHop, NextHopState, TunnelId, Update};
 
 use super::{Reconciler, network_id};
 use crate::agent::AgentError;
@@ -173,10 +174,27 @@ impl<D: DataPlane> Reconciler<D> {
                 tunnel,
             }));
         }
+        remotes.extend(self.node_addresses());
         for update in remotes {
             self.publisher.apply(update)?;
         }
         Ok(())
+    }
+
+    /// In the default network a node also sends from its underlay address: answers of the host
+    /// itself, and of services that it translated. The source check is to know it.
+    fn node_addresses(&self) -> Vec<Update> {
+        let routes = self.options.routes.iter().zip(&self.route_tunnels);
+        let mut updates: Vec<_> = routes
+            .filter(|(route, _)| route.network == 0)
+            .map(|(route, &tunnel)| Update::PutRemote {
+                network: NetworkId(0),
+                prefix: IpNet::from(IpAddr::from(route.vtep)),
+                tunnel,
+            })
+            .collect();
+        updates.dedup();
+        updates
     }
 
     /// Follows what is seen of the underlay interface.

@@ -50,6 +50,7 @@ fn observed() -> Observed {
         underlay: underlay(),
         ports: vec![pod(11), pod(12)],
         vteps: BTreeMap::from([(VTEP, vtep(NeighbourState::Valid, mac(0xb2)))]),
+        host: Vec::new(),
     }
 }
 
