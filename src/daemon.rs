@@ -2,6 +2,7 @@
 
 use std::collections::BTreeSet;
 use std::fs::{self, File, TryLockError};
+use std::os::unix::fs::MetadataExt;
 use std::time::Duration;
 
 use anyhow::{Context, bail};
@@ -14,7 +15,7 @@ use viaduct_control::{
 };
 use viaduct_encap::{MacAddr, Vni};
 use viaduct_fib::{PortId, Publisher};
-use viaduct_router::{Router, RouterOptions, remove_pins};
+use viaduct_router::{Router, RouterOptions, pinned_programs, remove_pins};
 
 use crate::host::{self, Underlay};
 use crate::plane::{Plane, SharedRouter};
@@ -35,9 +36,8 @@ pub(crate) fn check(config: &Config) -> anyhow::Result<()> {
         let mut links = host::pods(&kernel, config).await?;
         links.push(underlay.link);
         // A router that runs, or died, has its programs there by right.
-        if !config.runtime.pins(&config.node.name).exists() {
-            host::no_foreign_xdp(&kernel, &links, Duration::ZERO).await?;
-        }
+        let own = pinned_programs(&config.runtime.pins(&config.node.name));
+        host::no_foreign_xdp(&kernel, &links, &own, Duration::ZERO).await?;
         println!(
             "{}: good; underlay {} {}",
             config.file.display(),
@@ -53,17 +53,26 @@ fn lock(runtime: &RuntimeConfig, node: &str) -> anyhow::Result<File> {
     let path = runtime.lock(node);
     fs::create_dir_all(&runtime.directory)
         .with_context(|| format!("cannot make {}", runtime.directory.display()))?;
-    let file = File::create(&path).with_context(|| format!("cannot open {}", path.display()))?;
-    match file.try_lock() {
-        Ok(()) => Ok(file),
-        Err(TryLockError::WouldBlock) => {
-            bail!(
-                "a router for node {node} is running (it holds {}); stop it first",
-                path.display()
-            )
+    loop {
+        let file =
+            File::create(&path).with_context(|| format!("cannot open {}", path.display()))?;
+        match file.try_lock() {
+            Ok(()) => {}
+            Err(TryLockError::WouldBlock) => {
+                bail!(
+                    "a router for node {node} is running (it holds {}); stop it first",
+                    path.display()
+                )
+            }
+            Err(TryLockError::Error(e)) => {
+                return Err(e).with_context(|| format!("cannot lock {}", path.display()));
+            }
         }
-        Err(TryLockError::Error(e)) => {
-            Err(e).with_context(|| format!("cannot lock {}", path.display()))
+        // A router that ends removes the file: then what we hold is nobody's, and another holds,
+        // or will hold, the one of that name.
+        let ours = file.metadata().ok().map(|m| m.ino());
+        if ours.is_some() && ours == fs::metadata(&path).ok().map(|m| m.ino()) {
+            return Ok(file);
         }
     }
 }
@@ -114,10 +123,11 @@ async fn serve(config: &Config) -> anyhow::Result<()> {
     let mut links = host::pods(&kernel, config).await?;
     links.push(underlay.link.clone());
     let pins = config.runtime.pins(&config.node.name);
-    if remove_pins(&pins).with_context(|| format!("cannot remove {}", pins.display()))? > 0 {
-        tracing::warn!(pins = %pins.display(), "removed the XDP links of a dead predecessor");
+    let own = pinned_programs(&pins);
+    if !own.is_empty() {
+        tracing::warn!(pins = %pins.display(), links = own.len(), "taking over the XDP links of a predecessor");
     }
-    host::no_foreign_xdp(&kernel, &links, Duration::from_secs(1)).await?;
+    host::no_foreign_xdp(&kernel, &links, &own, Duration::from_secs(1)).await?;
 
     let (publisher, readers) = Publisher::new();
     let mut router = Router::start(router_options(config), &readers)?;
@@ -148,6 +158,13 @@ async fn serve(config: &Config) -> anyhow::Result<()> {
     };
     let agent = Agent::start(agent_options(config, &underlay), publisher, plane).await?;
     let server = Server::bind(config, router.clone(), agent.status(), underlay.address)?;
+    let strangers = router.lock().started();
+    if strangers > 0 {
+        tracing::info!(
+            strangers,
+            "removed a predecessor's XDP links from devices that are not ours"
+        );
+    }
     println!("ready");
     tracing::info!(node = config.node.name, "ready");
 
@@ -163,6 +180,9 @@ async fn serve(config: &Config) -> anyhow::Result<()> {
         plane = agent.run(stop) => plane,
         never = server.serve() => match never {},
     };
+    if config.slow_path.on_exit == OnExit::FailClosed {
+        router.lock().stay_closed();
+    }
     drop(plane);
     Ok(())
 }
@@ -212,6 +232,7 @@ fn router_options(config: &Config) -> RouterOptions {
             .underlay
             .queues
             .map(|q| u32::try_from(q).unwrap_or(u32::MAX)),
+        fail_closed: config.slow_path.on_exit == OnExit::FailClosed,
         pins: config.runtime.pins(&config.node.name),
     }
 }
@@ -246,6 +267,8 @@ fn agent_options(config: &Config, underlay: &Underlay) -> AgentOptions {
         networks: networks.collect(),
         ports: ports.collect(),
         routes: routes.collect(),
+        max_mtu: viaduct_router::MAX_MTU,
+        keep_ports: config.slow_path.on_exit == OnExit::FailClosed,
         slow_path: config.slow_path.enabled.then(|| SlowPathOptions {
             device: config.slow_path.device.clone(),
             masquerade: config.slow_path.masquerade,

@@ -68,18 +68,20 @@ pub(crate) async fn pods(kernel: &Kernel, config: &Config) -> anyhow::Result<Vec
     Ok(links)
 }
 
-/// Refuses devices that carry somebody else's XDP program. One that has just
+/// Refuses devices that carry somebody else's XDP program, none of `own`. One that has just
 /// been detached may be seen for a moment.
 pub(crate) async fn no_foreign_xdp(
     kernel: &Kernel,
     links: &[LinkInfo],
+    own: &[u32],
     patience: Duration,
 ) -> anyhow::Result<()> {
     let until = tokio::time::Instant::now() + patience;
     for link in links {
         loop {
             let now = kernel.link_by_name(&link.name).await?;
-            let Some(xdp) = now.xdp else { break };
+            let foreign = now.xdp.filter(|xdp| !own.contains(&xdp.program_id));
+            let Some(xdp) = foreign else { break };
             if tokio::time::Instant::now() >= until {
                 bail!(
                     "cannot attach XDP to {}: another XDP program (id {}) is attached; \

@@ -9,7 +9,7 @@ use viaduct_control::kernel::LinkInfo;
 use viaduct_control::{DataPlane, DataPlaneError};
 use viaduct_encap::Vni;
 use viaduct_fib::PortId;
-use viaduct_router::{MAX_MTU, Router};
+use viaduct_router::Router;
 
 /// The router, shared by the agent and the status server. Workers never see
 /// the lock.
@@ -39,12 +39,6 @@ pub(crate) struct Plane {
 
 impl DataPlane for Plane {
     fn attach_port(&mut self, id: PortId, link: &LinkInfo) -> Result<(), DataPlaneError> {
-        if link.mtu > MAX_MTU {
-            let (name, mtu) = (&link.name, link.mtu);
-            let text =
-                format!("{name} has an MTU of {mtu}; more than {MAX_MTU} does not fit a frame yet");
-            return Err(DataPlaneError::new(text));
-        }
         let vni = usize::from(id.0)
             .checked_sub(1)
             .and_then(|i| self.networks.get(i))

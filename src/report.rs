@@ -24,13 +24,13 @@ pub(crate) fn status(server: &Server) -> Value {
     json!({
         "node": server.config.node.name,
         "version": env!("CARGO_PKG_VERSION"),
-        "ready": true,
-        "underlay": { "address": server.address, "device": router.attached(PortId::UNDERLAY).map(device) },
+        "ready": agent.underlay_problem.is_none(),
+        "underlay": { "problem": agent.underlay_problem, "address": server.address, "device": router.attached(PortId::UNDERLAY).map(device) },
         "networks": server.config.networks.iter().map(|n| json!({
             "name": n.name, "vni": n.vni, "port": n.port, "vtep_mac": n.vtep_mac.to_string(),
         })).collect::<Vec<_>>(),
         "workers": workers.collect::<Vec<_>>(),
-        "xdp": { "redirected": outcomes.redirected, "passed": outcomes.passed, "stale": outcomes.stale },
+        "xdp": { "redirected": outcomes.redirected, "passed": outcomes.passed, "stale": outcomes.stale, "closed": outcomes.closed },
         "epoch": agent.epoch,
         "ports": agent.ports.len(),
         "routes": agent.routes.len(),
@@ -75,7 +75,11 @@ fn port(router: &Router, id: PortId, mut report: Value) -> Value {
 
 pub(crate) fn ports(server: &Server) -> Value {
     let router = server.router.lock();
-    let underlay = json!({ "id": 0, "name": "underlay", "interface": server.config.underlay.interface, "state": "up" });
+    let problem = &server.agent.get().underlay_problem;
+    let underlay = json!({
+        "id": 0, "name": "underlay", "interface": server.config.underlay.interface,
+        "state": if problem.is_none() { "up" } else { "down" }, "reason": problem,
+    });
     let mut list = vec![port(&router, PortId::UNDERLAY, underlay)];
     for pod in &server.agent.get().ports {
         list.push(port(&router, PortId(pod.id), json!(pod)));

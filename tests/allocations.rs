@@ -143,6 +143,7 @@ fn counted_turns() {
         heartbeat_timeout: Duration::from_millis(500),
         xdp_mode: None,
         max_queues: None,
+        fail_closed: false,
         pins: std::env::var_os(PINS).expect("run by another test").into(),
     };
     let mut router = Router::start(options, &readers).expect("a router");

@@ -19,6 +19,11 @@ pub struct AgentOptions {
     pub ports: Vec<PortOptions>,
     /// The ways to other nodes.
     pub routes: Vec<RouteOptions>,
+    /// The longest IP packet that workers can carry on a link, in bytes.
+    pub max_mtu: u32,
+    /// What happens to the pods at the end: given back to the kernel, or left as they are, for
+    /// a data plane that then drops their packets.
+    pub keep_ports: bool,
     /// The kernel as a path beside the workers; none: they are the only one.
     pub slow_path: Option<SlowPathOptions>,
 }

@@ -53,6 +53,8 @@ pub(crate) fn options() -> AgentOptions {
             vtep: VTEP,
             vtep_mac: mac(0xa2),
         }],
+        max_mtu: 9000,
+        keep_ports: false,
         slow_path: None,
     }
 }

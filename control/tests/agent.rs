@@ -122,6 +122,8 @@ fn options() -> AgentOptions {
             vtep: VTEP,
             vtep_mac: MacAddr([2, 0, 0, 0, 9, 2]),
         }],
+        max_mtu: 1600,
+        keep_ports: false,
         slow_path: None,
     }
 }
@@ -287,7 +289,7 @@ fn pods_come_and_go() {
         agent.port("gone", down).await;
         assert_eq!(
             agent.recorder.calls(),
-            ["expel 1 10.42.1.10", "quiesce", "detach 1"]
+            ["expel 1 10.42.1.10", "detach 1"]
         );
         assert_eq!(agent.readers.reader().load().ports().count(), 0);
 
@@ -347,7 +349,6 @@ fn a_start_without_a_pod_or_underlay_fails_and_says_so() {
             "attach 1 pod-a",
             "admit 1 10.42.1.10",
             "expel 1 10.42.1.10",
-            "quiesce",
             "detach 1",
         ];
         assert_eq!(calls, undone);

@@ -15,6 +15,8 @@ char LICENSE[] SEC("license") = "Dual MIT/GPL";
 
 // Set by the loader before the programs are verified.
 volatile const __u64 heartbeat_timeout_ns = 500000000;
+// What is the workers' is dropped when they are gone, not left to the kernel.
+volatile const __u32 fail_closed = 0;
 
 #define ICMPV6 58
 #define VXLAN_LEN 8
@@ -98,7 +100,7 @@ struct {
 	__type(value, __u32);
 } cluster SEC(".maps");
 
-enum outcome { REDIRECTED, PASSED, STALE, OUTCOMES };
+enum outcome { REDIRECTED, PASSED, STALE, CLOSED, OUTCOMES };
 
 struct {
 	__uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);
@@ -120,22 +122,31 @@ static __always_inline int pass(void)
 	return XDP_PASS;
 }
 
+// Nobody is there to take what the workers should have.
+static __always_inline int without_worker(void)
+{
+	count(fail_closed ? CLOSED : STALE);
+	return fail_closed ? XDP_DROP : XDP_PASS;
+}
+
 static __always_inline int redirect(struct xdp_md *ctx, const struct device *dev)
 {
 	__u32 queue = ctx->rx_queue_index;
 	__u32 worker = dev->workers ? queue % dev->workers : 0;
 	struct beat *beat = bpf_map_lookup_elem(&heartbeat, &worker);
+	long action;
 
 	if (!beat || queue >= dev->queues)
-		return pass();
+		return without_worker();
 	// Signed: a beat may be newer than this program's reading of the clock.
-	if ((__s64)(bpf_ktime_get_ns() - beat->at) > (__s64)heartbeat_timeout_ns) {
-		count(STALE);
-		return XDP_PASS;
-	}
+	if ((__s64)(bpf_ktime_get_ns() - beat->at) > (__s64)heartbeat_timeout_ns)
+		return without_worker();
+	// A slot without a socket, as after a crash, gives the flags' action.
+	action = bpf_redirect_map(&xsks, dev->base + queue, XDP_PASS);
+	if (action != XDP_REDIRECT)
+		return without_worker();
 	count(REDIRECTED);
-	// A slot without a socket falls back to the flags' action.
-	return bpf_redirect_map(&xsks, dev->base + queue, XDP_PASS);
+	return action;
 }
 
 static __always_inline void map_v4(__u8 *to, const void *from)

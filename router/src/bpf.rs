@@ -9,16 +9,15 @@ use std::path::{Path, PathBuf};
 use std::ptr::{self, NonNull};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::thread;
 use std::time::Duration;
 
 use aya::maps::lpm_trie::Key;
 use aya::maps::{HashMap, LpmTrie, Map, MapData, PerCpuArray, XskMap};
-use aya::programs::links::{FdLink, PinnedLink};
-use aya::programs::{Xdp, XdpMode as AyaMode};
+use aya::programs::Xdp;
 use aya::{Ebpf, EbpfLoader, Pod};
 use viaduct_encap::Vni;
 
+use crate::attach::{Attachment, remove_folders};
 use crate::error::RouterError;
 use crate::forward::Tick;
 
@@ -140,16 +139,22 @@ pub struct Outcomes {
     pub redirected: u64,
     /// Left to the kernel: not ours.
     pub passed: u64,
-    /// Left to the kernel: the worker's heartbeat had stopped.
+    /// Left to the kernel: the worker's heartbeat had stopped, or its socket was gone.
     pub stale: u64,
+    /// Dropped for the same reason, when nothing may pass unseen.
+    pub closed: u64,
 }
 
 /// The loaded programs, their maps, and their links.
 pub(crate) struct Pinholes {
     ebpf: Ebpf,
     heartbeat: Arc<Heartbeat>,
-    pins: PathBuf,
-    links: std::collections::HashMap<u32, PinnedLink>,
+    pub(crate) pins: PathBuf,
+    pub(crate) links: std::collections::HashMap<u32, Attachment>,
+    /// Without a heartbeat packets are dropped, not left to the kernel.
+    pub(crate) fail_closed: bool,
+    /// The programs stay attached when this is dropped, if `fail_closed`.
+    pub(crate) stays_closed: bool,
 }
 
 fn failed(doing: impl Into<String>) -> impl FnOnce(String) -> RouterError {
@@ -157,7 +162,7 @@ fn failed(doing: impl Into<String>) -> impl FnOnce(String) -> RouterError {
     move |cause| RouterError::new(doing, cause)
 }
 
-fn chain(e: &dyn std::error::Error) -> String {
+pub(crate) fn chain(e: &dyn std::error::Error) -> String {
     let mut text = e.to_string();
     let mut source = e.source();
     while let Some(cause) = source {
@@ -174,6 +179,20 @@ impl Pinholes {
         pins: &Path,
         slots: u32,
         heartbeat_timeout: Duration,
+        fail_closed: bool,
+    ) -> Result<Self, RouterError> {
+        let loaded = Self::load_into(pins, slots, heartbeat_timeout, fail_closed);
+        if loaded.is_err() {
+            remove_folders(pins);
+        }
+        loaded
+    }
+
+    fn load_into(
+        pins: &Path,
+        slots: u32,
+        heartbeat_timeout: Duration,
+        fail_closed: bool,
     ) -> Result<Self, RouterError> {
         fs::create_dir_all(pins).map_err(|e| {
             RouterError::new(
@@ -184,6 +203,7 @@ impl Pinholes {
         let timeout = u64::try_from(heartbeat_timeout.as_nanos()).unwrap_or(u64::MAX);
         let ebpf = EbpfLoader::new()
             .override_global("heartbeat_timeout_ns", &timeout, true)
+            .override_global("fail_closed", &u32::from(fail_closed), true)
             .map_max_entries("xsks", slots)
             .load(aya::include_bytes_aligned!(concat!(
                 env!("OUT_DIR"),
@@ -202,6 +222,8 @@ impl Pinholes {
             heartbeat,
             pins: pins.to_owned(),
             links: std::collections::HashMap::default(),
+            fail_closed,
+            stays_closed: false,
         };
         for name in ["viaduct_underlay", "viaduct_pod"] {
             pinholes
@@ -212,7 +234,7 @@ impl Pinholes {
         Ok(pinholes)
     }
 
-    fn program(&mut self, name: &str) -> Result<&mut Xdp, RouterError> {
+    pub(crate) fn program(&mut self, name: &str) -> Result<&mut Xdp, RouterError> {
         let program = self.ebpf.program_mut(name);
         program.and_then(|p| p.try_into().ok()).ok_or_else(|| {
             RouterError::new(
@@ -351,105 +373,17 @@ impl Pinholes {
             redirected: n(0),
             passed: n(1),
             stale: n(2),
-        }
-    }
-
-    /// Attaches to a device and pins the link. A link that has just been
-    /// detached holds its device for a moment: busy devices are tried again for
-    /// a second.
-    pub(crate) fn attach(
-        &mut self,
-        program: &str,
-        name: &str,
-        ifindex: u32,
-        wanted: Option<XdpMode>,
-    ) -> Result<XdpMode, RouterError> {
-        let doing = format!("cannot attach XDP to {name}");
-        let modes: &[XdpMode] = match wanted {
-            None => &[XdpMode::Native, XdpMode::Generic],
-            Some(XdpMode::Native) => &[XdpMode::Native],
-            Some(XdpMode::Generic) => &[XdpMode::Generic],
-        };
-        let mut cause = String::new();
-        for &mode in modes {
-            for _ in 0..20 {
-                match self.try_attach(program, name, ifindex, mode) {
-                    Ok(link) => {
-                        self.links.insert(ifindex, link);
-                        return Ok(mode);
-                    }
-                    Err(AttachError::Busy) => {
-                        cause = "another XDP program is attached; detach it (ip link set dev ... xdp off) and start again".into();
-                        thread::sleep(Duration::from_millis(50));
-                    }
-                    Err(AttachError::Other(text)) => {
-                        cause = text;
-                        break;
-                    }
-                }
-            }
-        }
-        Err(RouterError::new(doing, cause))
-    }
-
-    fn try_attach(
-        &mut self,
-        program: &str,
-        name: &str,
-        ifindex: u32,
-        mode: XdpMode,
-    ) -> Result<PinnedLink, AttachError> {
-        let flags = match mode {
-            XdpMode::Native => AyaMode::Driver,
-            XdpMode::Generic => AyaMode::Skb,
-        };
-        let other = |e: &dyn std::error::Error| AttachError::Other(chain(e));
-        let pin = self.pins.join(format!("link-{}", name.replace('.', "_")));
-        let program = self.program(program).map_err(|e| other(&e))?;
-        let id = program.attach_to_if_index(ifindex, flags).map_err(|e| {
-            let text = chain(&e);
-            let busy = ["os error 16", "os error 17"]
-                .iter()
-                .any(|n| text.contains(n));
-            if busy {
-                AttachError::Busy
-            } else {
-                AttachError::Other(text)
-            }
-        })?;
-        // Only a BPF link detaches by itself and can be pinned.
-        let link = program.take_link(id).map_err(|e| other(&e))?;
-        let link = FdLink::try_from(link).map_err(|e| other(&e))?;
-        link.pin(pin).map_err(|e| other(&e))
-    }
-
-    /// Detaches from a device; no error when it is gone.
-    pub(crate) fn detach(&mut self, ifindex: u32) {
-        if let Some(link) = self.links.remove(&ifindex) {
-            // Dropping the unpinned link detaches it.
-            let _ = link.unpin();
-        }
-    }
-
-    pub(crate) fn detach_all(&mut self) {
-        let attached: Vec<u32> = self.links.keys().copied().collect();
-        for ifindex in attached {
-            self.detach(ifindex);
+            closed: n(3),
         }
     }
 }
 
 impl Drop for Pinholes {
     fn drop(&mut self) {
-        self.detach_all();
-        // Fails when something of somebody else's is in it; then it stays.
-        let _ = fs::remove_dir(&self.pins);
+        self.let_go();
+        // Fails while something is in it; then it stays.
+        remove_folders(&self.pins);
     }
-}
-
-enum AttachError {
-    Busy,
-    Other(String),
 }
 
 fn map_heartbeat(data: &MapData) -> Result<Heartbeat, RouterError> {
@@ -471,25 +405,4 @@ fn map_heartbeat(data: &MapData) -> Result<Heartbeat, RouterError> {
             io::Error::last_os_error().to_string(),
         )
     })
-}
-
-/// Removes the pins that a dead router left in `pins`: its XDP links detach.
-///
-/// # Errors
-/// When a pin cannot be removed.
-pub fn remove_pins(pins: &Path) -> io::Result<usize> {
-    let entries = match fs::read_dir(pins) {
-        Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(0),
-        entries => entries?,
-    };
-    let mut removed = 0;
-    for entry in entries {
-        let entry = entry?;
-        if entry.file_name().to_string_lossy().starts_with("link-") {
-            fs::remove_file(entry.path())?;
-            removed += 1;
-        }
-    }
-    fs::remove_dir(pins)?;
-    Ok(removed)
 }

@@ -7,6 +7,7 @@
     reason = "a boxed link crosses to its worker and back in one word, and is not moved among the others"
 )]
 
+mod attach;
 mod bpf;
 mod counters;
 mod error;
@@ -19,7 +20,8 @@ mod tun;
 mod worker;
 mod xsk;
 
-pub use bpf::{Outcomes, XdpMode, remove_pins};
+pub use attach::{pinned_programs, remove_pins};
+pub use bpf::{Outcomes, XdpMode};
 pub use counters::{PortTotals, SocketTotals, WorkerTotals};
 pub use error::RouterError;
 pub use forward::{

@@ -18,7 +18,7 @@ use crate::counters::{
     PortTotals, SocketTotals, WorkerCounters, WorkerTotals, port_totals, worker_totals,
 };
 use crate::error::RouterError;
-use crate::sys::{self, Sleeper};
+use crate::sys::{self, Channels, Sleeper};
 use crate::tun::Tun;
 use crate::worker::{Link, MIN_QUOTA, Message, RESERVE, Reply, Shared, Worker, WorkerParts};
 use crate::xsk::{Area, Granted, Umem, Xsk, statistics};
@@ -36,6 +36,10 @@ const FRAME_SIZE: u32 = 2048;
 pub const MAX_MTU: u32 = 1600;
 /// The device through which the kernel gets back what is left to it.
 const PUNT_DEVICE: &str = "viaduct%d";
+/// How long a device may be busy at the start, with what a predecessor held, and later, when
+/// whoever waits for the control thread has to wait, too.
+const START_PATIENCE: Duration = Duration::from_secs(1);
+const LATER_PATIENCE: Duration = Duration::from_millis(100);
 /// How long a worker may take to answer.
 const PATIENCE: Duration = Duration::from_secs(2);
 
@@ -56,6 +60,8 @@ pub struct RouterOptions {
     pub xdp_mode: Option<XdpMode>,
     /// Refuse an underlay with more receive queues.
     pub max_queues: Option<u32>,
+    /// Drop what is the workers' while they are gone, instead of leaving it to the kernel.
+    pub fail_closed: bool,
     /// Folder in a BPF filesystem for the links' pins.
     pub pins: PathBuf,
 }
@@ -90,6 +96,10 @@ pub struct Router {
     /// By port: its sockets, which stay open until the port is withdrawn.
     sockets: Vec<Vec<RawFd>>,
     tun: Arc<Tun>,
+    /// Number of the message to a worker that was sent last.
+    asked: u64,
+    /// How long to wait for devices that somebody has just let go of.
+    busy_patience: Duration,
 }
 
 impl Router {
@@ -109,7 +119,12 @@ impl Router {
         let slots = u32::try_from(ports)
             .unwrap_or(u32::MAX)
             .saturating_mul(QUEUES_PER_PORT);
-        let pinholes = Pinholes::load(&options.pins, slots, options.heartbeat_timeout)?;
+        let pinholes = Pinholes::load(
+            &options.pins,
+            slots,
+            options.heartbeat_timeout,
+            options.fail_closed,
+        )?;
         let tun = Tun::open(PUNT_DEVICE).map_err(|e| {
             RouterError::new(
                 "cannot make a TUN device",
@@ -123,6 +138,8 @@ impl Router {
             sockets: vec![Vec::new(); ports],
             pinholes,
             options,
+            asked: 0,
+            busy_patience: START_PATIENCE,
         };
         for index in 0..router.options.workers {
             let handle = router.start_worker(index, readers).map_err(|e| {
@@ -209,9 +226,10 @@ impl Router {
             }
             Some(None) => {}
         }
-        let queues = self.queues(interface, vni.is_none())?;
+        let channels = self.queues(interface, vni.is_none())?;
+        let queues = channels.rx;
         let base = u32::from(port.0).saturating_mul(QUEUES_PER_PORT);
-        let mut links = self.bind(port, interface, queues, vni.is_none())?;
+        let mut links = self.bind(port, interface, channels, vni.is_none())?;
         let zero_copy = links
             .iter()
             .flat_map(|l| &l.queues)
@@ -232,10 +250,13 @@ impl Router {
         } else {
             "viaduct_underlay"
         };
-        let mode = match self
-            .pinholes
-            .attach(program, interface, ifindex, self.options.xdp_mode)
-        {
+        let mode = match self.pinholes.attach(
+            program,
+            interface,
+            ifindex,
+            self.options.xdp_mode,
+            self.busy_patience,
+        ) {
             Ok(mode) => mode,
             Err(e) => {
                 self.withdraw(port, ifindex);
@@ -255,11 +276,12 @@ impl Router {
         Ok(attached)
     }
 
-    /// The device's receive queues, each of which some worker can own.
-    fn queues(&self, interface: &str, underlay: bool) -> Result<u32, RouterError> {
+    /// The device's queues: each receive queue some worker can own, and each worker can send.
+    fn queues(&self, interface: &str, underlay: bool) -> Result<Channels, RouterError> {
         let doing = || format!("cannot own the queues of {interface}");
-        let queues =
-            sys::rx_queues(interface).map_err(|e| RouterError::new(doing(), e.to_string()))?;
+        let channels =
+            sys::channels(interface).map_err(|e| RouterError::new(doing(), e.to_string()))?;
+        let queues = channels.rx;
         let most = self
             .options
             .max_queues
@@ -281,7 +303,16 @@ impl Router {
             );
             return Err(RouterError::new(doing(), why));
         }
-        Ok(queues)
+        if (channels.tx as usize) < self.workers.len() {
+            let why = format!(
+                "it has {} transmit queue(s) for {} workers; a worker without one could not send. \
+                 Make the device with as many queues (numrxqueues, numtxqueues) or lower workers.count",
+                channels.tx,
+                self.workers.len()
+            );
+            return Err(RouterError::new(doing(), why));
+        }
+        Ok(channels)
     }
 
     /// One link for each worker, with the queues that it owns.
@@ -289,24 +320,29 @@ impl Router {
         &self,
         port: PortId,
         interface: &str,
-        queues: u32,
+        channels: Channels,
         underlay: bool,
     ) -> Result<Vec<Box<Link>>, RouterError> {
         let size = if underlay { UNDERLAY_RING } else { POD_RING };
         let mut links = Vec::new();
         for (index, worker) in self.workers.iter().enumerate() {
-            let own = (0..queues).filter(|q| *q as usize % self.workers.len() == index);
+            let own = (0..channels.rx).filter(|q| *q as usize % self.workers.len() == index);
+            // The kernel sends nothing from a socket on a queue that the device only receives on.
+            let senders = own.clone().filter(|q| *q < channels.tx).count();
             let sockets = own.map(|queue| {
-                bind_patiently(&worker.umem, interface, queue, size).map_err(|e| {
-                    RouterError::new(
-                        format!("cannot bind AF_XDP to queue {queue} of {interface}"),
-                        e.to_string(),
-                    )
-                })
+                bind_patiently(&worker.umem, interface, queue, size, self.busy_patience).map_err(
+                    |e| {
+                        RouterError::new(
+                            format!("cannot bind AF_XDP to queue {queue} of {interface}"),
+                            e.to_string(),
+                        )
+                    },
+                )
             });
             links.push(Box::new(Link {
                 port,
                 queues: sockets.collect::<Result<_, _>>()?,
+                senders,
             }));
         }
         Ok(links)
@@ -335,14 +371,18 @@ impl Router {
             .set_device(ifindex, base, queues, workers, vni.map_or(0, Vni::get))
     }
 
-    fn give(&self, worker: usize, link: Box<Link>) -> Result<(), RouterError> {
+    fn give(&mut self, worker: usize, link: Box<Link>) -> Result<(), RouterError> {
         match self.ask(worker, Message::Add(link))? {
             Reply::Added => Ok(()),
             other => Err(unexpected(worker, &other)),
         }
     }
 
-    fn ask(&self, worker: usize, message: Message) -> Result<Reply, RouterError> {
+    /// Asks a worker and waits for its answer. An answer to an earlier question, which came too
+    /// late, is put right here: a link that was removed is closed, and its frames are taken back.
+    fn ask(&mut self, worker: usize, message: Message) -> Result<Reply, RouterError> {
+        self.asked += 1;
+        let number = self.asked;
         let doing = || format!("cannot reach worker {worker}");
         let handle = self
             .workers
@@ -351,15 +391,24 @@ impl Router {
         handle
             .shared
             .inbox
-            .push(message)
+            .push((number, message))
             .map_err(|_| RouterError::new(doing(), "its inbox is full"))?;
         handle.shared.sleeper.wake();
         let patience = Instant::now() + PATIENCE;
-        while Instant::now() < patience {
-            if let Some(reply) = handle.shared.outbox.pop() {
-                return Ok(reply);
+        loop {
+            let late = Instant::now() >= patience;
+            match handle.shared.outbox.pop() {
+                Some((answered, reply)) if answered == number => return Ok(reply),
+                Some((_, Reply::Removed(Some(link)))) => {
+                    let port = link.port;
+                    drop(link);
+                    // Its own answer is ignored like any other that nobody waits for.
+                    let _ = handle.shared.inbox.push((0, Message::Reclaim(port)));
+                }
+                Some(_) => {}
+                None if late => break,
+                None => thread::sleep(Duration::from_micros(50)),
             }
-            thread::sleep(Duration::from_micros(50));
         }
         Err(RouterError::new(
             doing(),
@@ -367,7 +416,8 @@ impl Router {
         ))
     }
 
-    /// Detaches XDP, closes the port's sockets and gets its frames back.
+    /// Has the workers finish the port's packets, closes its sockets, gets its frames back and
+    /// detaches XDP.
     ///
     /// # Errors
     /// When a worker does not answer.
@@ -379,8 +429,10 @@ impl Router {
         else {
             return Ok(());
         };
-        self.pinholes.detach(attached.ifindex);
+        // First the programs leave the device's packets to the kernel, then the workers finish
+        // what they have, then the device is let go: nothing is lost on the way.
         self.withdraw(port, attached.ifindex);
+        self.pinholes.detach(attached.ifindex);
         Ok(())
     }
 
@@ -466,6 +518,19 @@ impl Router {
         }
     }
 
+    /// From now on nobody is waited for as long as at the start, and what a predecessor left on
+    /// other devices is removed: the number of such links is returned.
+    pub fn started(&mut self) -> usize {
+        self.busy_patience = LATER_PATIENCE;
+        self.pinholes.drop_strangers()
+    }
+
+    /// With [`RouterOptions::fail_closed`]: when this router is dropped, its programs stay, and
+    /// drop what was the workers'.
+    pub fn stay_closed(&mut self) {
+        self.pinholes.stays_closed = true;
+    }
+
     /// What a port has carried since the start.
     pub fn port_totals(&self, port: PortId) -> PortTotals {
         port_totals(
@@ -513,7 +578,7 @@ impl Router {
 impl Drop for Router {
     /// XDP first, so that no packet comes any more; then workers and sockets.
     fn drop(&mut self) {
-        self.pinholes.detach_all();
+        self.pinholes.let_go();
         for worker in &self.workers {
             worker.shared.stop.store(true, Ordering::Relaxed);
             worker.shared.sleeper.wake();
@@ -548,11 +613,17 @@ fn check_cpus(wanted: &[usize]) -> Result<(), RouterError> {
 }
 
 /// A queue is busy for some milliseconds after its last socket closed.
-fn bind_patiently(umem: &Umem, interface: &str, queue: u32, size: u32) -> io::Result<Xsk> {
+fn bind_patiently(
+    umem: &Umem,
+    interface: &str,
+    queue: u32,
+    size: u32,
+    patience: Duration,
+) -> io::Result<Xsk> {
     let mut wait = Duration::from_millis(16);
     loop {
         match Xsk::bind(umem, interface, queue, RING, size) {
-            Err(e) if e.raw_os_error() == Some(libc::EBUSY) && wait < Duration::from_secs(1) => {
+            Err(e) if e.raw_os_error() == Some(libc::EBUSY) && wait < patience => {
                 thread::sleep(wait);
                 wait *= 2;
             }

@@ -88,13 +88,20 @@ pub(crate) fn set_up(interface: &str) -> io::Result<()> {
     Ok(())
 }
 
-/// Receive queues that the device has now (ethtool(8) `-l`).
-pub(crate) fn rx_queues(interface: &str) -> io::Result<u32> {
+/// Queues of a device.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Channels {
+    pub(crate) rx: u32,
+    pub(crate) tx: u32,
+}
+
+/// Queues that the device has now (ethtool(8) `-l`).
+pub(crate) fn channels(interface: &str) -> io::Result<Channels> {
     const ETHTOOL_GCHANNELS: u32 = 0x3c;
     /// `struct ethtool_channels` of `include/uapi/linux/ethtool.h`.
     #[repr(C)]
     #[derive(Default)]
-    struct Channels {
+    struct Answer {
         cmd: u32,
         max: [u32; 4],
         rx: u32,
@@ -103,9 +110,9 @@ pub(crate) fn rx_queues(interface: &str) -> io::Result<u32> {
         combined: u32,
     }
     let fd = any_socket()?;
-    let mut channels = Channels {
+    let mut channels = Answer {
         cmd: ETHTOOL_GCHANNELS,
-        ..Channels::default()
+        ..Answer::default()
     };
     let mut request = interface_request(interface);
     request.ifr_ifru.ifru_data = (&raw mut channels).cast();
@@ -113,9 +120,12 @@ pub(crate) fn rx_queues(interface: &str) -> io::Result<u32> {
     // where it points; both outlive the call.
     let result = check(unsafe { libc::ioctl(fd.as_raw_fd(), libc::SIOCETHTOOL, &raw mut request) });
     match result {
-        Ok(_) => Ok((channels.rx + channels.combined).max(1)),
+        Ok(_) => Ok(Channels {
+            rx: (channels.rx + channels.combined).max(1),
+            tx: (channels.tx + channels.combined).max(1),
+        }),
         // A device without channels has one queue.
-        Err(e) if e.raw_os_error() == Some(libc::EOPNOTSUPP) => Ok(1),
+        Err(e) if e.raw_os_error() == Some(libc::EOPNOTSUPP) => Ok(Channels { rx: 1, tx: 1 }),
         Err(e) => Err(e),
     }
 }

@@ -348,7 +348,9 @@ impl Xsk {
             .rx_queue_size(queue_size)
             .tx_queue_size(queue_size)
             .libxdp_flags(LibxdpFlags::XSK_LIBXDP_FLAGS_INHIBIT_PROG_LOAD)
-            .bind_flags(BindFlags::XDP_USE_NEED_WAKEUP)
+            // Copy mode for all: the kernel gives a shared UMEM one mode, that of its first
+            // socket, and a veth has no other.
+            .bind_flags(BindFlags::XDP_USE_NEED_WAKEUP | BindFlags::XDP_COPY)
             .build();
         let name = Interface::new(CString::new(interface)?);
         // SAFETY: libxdp loads no program (INHIBIT_PROG_LOAD), which is what

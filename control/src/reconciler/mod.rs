@@ -114,7 +114,9 @@ impl<D: DataPlane> Reconciler<D> {
     /// Takes everything away from the workers, so that the kernel has it, and gives the data
     /// plane back. The forwarding table stays as it is: nothing asks it any more.
     pub(crate) fn shut_down(mut self) -> D {
-        self.release_ports();
+        if !self.options.keep_ports {
+            self.release_ports();
+        }
         self.report();
         self.data_plane
     }

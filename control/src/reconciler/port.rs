@@ -34,6 +34,10 @@ pub(crate) enum DownReason {
     New,
     #[error("its interface does not exist")]
     NoInterface,
+    #[error("its interface is down")]
+    LinkDown,
+    #[error("its interface has an MTU of {mtu}; more than {most} does not fit a frame yet")]
+    TooLong { mtu: u32, most: u32 },
     #[error("its interface has no MAC; it must be an Ethernet device, such as a veth")]
     NoGatewayMac,
     #[error(

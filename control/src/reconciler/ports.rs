@@ -67,6 +67,10 @@ impl<D: DataPlane> Reconciler<D> {
         let seen = observed.link.as_ref().map(|link| link.index);
         let attached = port.attached();
         if attached.is_some() && attached == seen {
+            if let Some(Err(reason)) = observed.link.as_ref().map(|link| self.check_link(link)) {
+                self.bring_down(place, reason, now);
+                return;
+            }
             self.update(place, observed, now);
             return;
         }
@@ -118,6 +122,20 @@ impl<D: DataPlane> Reconciler<D> {
         }
     }
 
+    /// Whether workers can carry a pod's packets on such an interface; where not, the kernel has
+    /// them.
+    fn check_link(&self, link: &LinkInfo) -> Result<(), DownReason> {
+        if !link.up {
+            return Err(DownReason::LinkDown);
+        }
+        let most = self.options.max_mtu;
+        if link.mtu > most {
+            let mtu = link.mtu;
+            return Err(DownReason::TooLong { mtu, most });
+        }
+        Ok(())
+    }
+
     fn try_bring_up(&mut self, place: usize, observed: &ObservedPort, now: Instant) {
         let index = observed.link.as_ref().map_or(0, |link| link.index);
         let Some(port) = self.ports.get(place) else {
@@ -149,6 +167,7 @@ impl<D: DataPlane> Reconciler<D> {
         now: Instant,
     ) -> Result<(), DownReason> {
         let link = observed.link.as_ref().ok_or(DownReason::NoInterface)?;
+        self.check_link(link)?;
         let gateway_mac = link.mac.ok_or(DownReason::NoGatewayMac)?;
         let mac = observed.mac.ok_or(DownReason::NoMac)?;
         let network = self.ports.get(place).map(|port| port.network);
@@ -215,13 +234,12 @@ impl<D: DataPlane> Reconciler<D> {
     /// Undoes [`advance`](Self::advance), in reverse.
     fn retreat(&mut self, place: usize, progress: &Progress, now: Instant) {
         self.expel(place, progress.admitted);
+        if progress.attached {
+            self.detach(place);
+        }
         self.remove_from_table(place);
         // If a stuck worker prevents it, going on harms nobody: the number is never another pod's.
         self.publish_or_retry(now);
-        if progress.attached {
-            self.data_plane.quiesce();
-            self.detach(place);
-        }
     }
 
     /// Closes the pinholes of the first `count` addresses.

@@ -20,6 +20,7 @@ impl<D: DataPlane> Reconciler<D> {
             ports: self.port_statuses(),
             routes: self.route_statuses(),
             epoch: self.epoch,
+            underlay_problem: self.underlay.as_ref().err().map(ToString::to_string),
             slow_path: self.slow_path.clone(),
         };
         self.status.send_replace(Arc::new(status));

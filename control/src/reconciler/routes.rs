@@ -304,7 +304,7 @@ impl<D: DataPlane> Reconciler<D> {
             index: link.index,
             mac: link.mac.ok_or(Unresolved::UnderlayWithoutMac)?,
             address,
-            mtu: link.mtu,
+            mtu: link.mtu.min(self.options.max_mtu),
         })
     }
 

@@ -12,8 +12,10 @@ use crate::xsk::{Area, FrameId, Packet, Xsk};
 
 /// Frames kept back from fill rings for packets on their way out.
 pub(crate) const RESERVE: usize = 2048;
-/// The least fill ring a queue is given.
+/// Frames that a port's fill rings are sure of, together.
 pub(crate) const MIN_QUOTA: usize = 64;
+/// The least fill ring of a queue, also of a device with many.
+const MIN_SHARE: usize = 16;
 /// The most.
 const MAX_QUOTA: usize = 1024;
 /// Fewer missing frames than this are not worth a shared line.
@@ -26,6 +28,8 @@ const FREE: u16 = u16::MAX;
 pub(crate) struct Link {
     pub(crate) port: PortId,
     pub(crate) queues: Vec<Xsk>,
+    /// How many of them, from the first, can send.
+    pub(crate) senders: usize,
 }
 
 /// Free frames, and who has the others.
@@ -67,6 +71,15 @@ pub(super) struct Io {
     /// By port: the link's place in `links`, for ports that have one.
     places: Vec<Option<usize>>,
     quota: u32,
+    /// Free frames that are kept for packets on their way out, and for the sure shares of all
+    /// ports that there may be.
+    kept: usize,
+}
+
+/// Frames that each of so many queues of a port gets whatever the others have.
+fn sure_share(queues: usize) -> u32 {
+    let share = MIN_QUOTA.checked_div(queues).unwrap_or(MIN_QUOTA);
+    u32::try_from(share.max(MIN_SHARE)).unwrap_or(u32::MAX)
 }
 
 impl Io {
@@ -79,11 +92,17 @@ impl Io {
             links: Vec::with_capacity(ports),
             places: vec![None; ports],
             quota: 0,
+            kept: RESERVE.saturating_add(ports.saturating_mul(MIN_QUOTA)),
         }
     }
 
     pub(super) fn links(&self) -> usize {
         self.links.len()
+    }
+
+    /// A port's link, by its place.
+    pub(super) fn place(&self, port: PortId) -> Option<usize> {
+        self.places.get(usize::from(port.0)).copied().flatten()
     }
 
     pub(super) fn queues(&self, link: usize) -> usize {
@@ -130,17 +149,23 @@ impl Io {
             return;
         };
         let owner = link.port.0;
+        let sure = sure_share(link.queues.len());
         let Some(xsk) = link.queues.get_mut(queue) else {
             return;
         };
         if received {
             xsk.receive_done();
         }
-        let missing = quota.saturating_sub(xsk.filled());
-        if missing < TOP_UP {
+        let filled = xsk.filled();
+        let missing = quota.saturating_sub(filled);
+        if missing < TOP_UP.min(quota.div_ceil(2)) {
             return;
         }
-        for _ in 0..missing {
+        for filled in (filled..).take(missing as usize) {
+            // What goes beyond a queue's sure share must not be another's.
+            if filled >= sure && self.pool.free.len() <= self.kept {
+                break;
+            }
             let Some(frame) = self.pool.free.pop() else {
                 self.shared.counters.short_fills.add(1);
                 break;
@@ -185,7 +210,7 @@ impl Io {
         let place = self.places.get(usize::from(to.0)).copied().flatten();
         let link = place.and_then(|at| self.links.get_mut(at));
         let xsk = link.and_then(|l| {
-            let queue = queue.checked_rem(l.queues.len())?;
+            let queue = queue.checked_rem(l.senders)?;
             l.queues.get_mut(queue)
         });
         let Some(xsk) = xsk else {
@@ -270,7 +295,7 @@ impl Io {
         let quota = frames
             .checked_div(queues)
             .unwrap_or(0)
-            .clamp(MIN_QUOTA, MAX_QUOTA);
+            .clamp(MIN_SHARE, MAX_QUOTA);
         self.quota = u32::try_from(quota).unwrap_or(0);
     }
 

@@ -22,7 +22,7 @@ use self::io::Io;
 pub(crate) use self::io::{Link, MIN_QUOTA, RESERVE};
 use crate::bpf::Beat;
 use crate::counters::WorkerCounters;
-use crate::forward::{Verdict, WorkerState, forward};
+use crate::forward::{Tick, Verdict, WorkerState, forward};
 use crate::reason::DropReason;
 use crate::sys::{self, Sleeper};
 use crate::tun::Tun;
@@ -30,6 +30,10 @@ use crate::xsk::{Area, FrameId};
 
 /// Packets taken from one queue before the next has its turn.
 const BATCH: usize = 64;
+/// Exceptions that one queue may have in a turn, of [`BATCH`] for all.
+const MAX_EXCEPTIONS: usize = 16;
+/// Batches that are worked off at most when a port goes: a full ring is fewer.
+const MAX_DRAIN: usize = 64;
 /// Turns without a packet before an adaptive worker sleeps.
 const IDLE_TURNS: u32 = 256;
 /// Turns between two reports of frames: it looks at every ring.
@@ -56,8 +60,9 @@ pub(crate) enum Reply {
 /// What the control side and the worker's thread share.
 #[derive(Debug)]
 pub(crate) struct Shared {
-    pub(crate) inbox: ArrayQueue<Message>,
-    pub(crate) outbox: ArrayQueue<Reply>,
+    /// Messages have numbers; an answer has that of its message.
+    pub(crate) inbox: ArrayQueue<(u64, Message)>,
+    pub(crate) outbox: ArrayQueue<(u64, Reply)>,
     pub(crate) counters: WorkerCounters,
     pub(crate) sleeper: Sleeper,
     pub(crate) stop: AtomicBool,
@@ -71,6 +76,8 @@ pub(crate) struct Worker {
     beat: Beat,
     adaptive: bool,
     sleep: Duration,
+    /// Which link begins the turn.
+    first: usize,
 }
 
 pub(crate) struct WorkerParts {
@@ -96,6 +103,7 @@ impl Worker {
             adaptive: parts.adaptive,
             // Four beats in each time-out.
             sleep: parts.heartbeat_timeout.checked_div(4).unwrap_or_default(),
+            first: 0,
         }
     }
 
@@ -123,8 +131,13 @@ impl Worker {
         let tick = sys::now();
         self.beat.at(tick);
         self.io.shared.counters.turns.add(1);
-        let mut worked = self.obey();
-        for link in 0..self.io.links() {
+        let mut worked = self.obey(tick);
+        let links = self.io.links();
+        // Another port begins each turn: what there is little of (frames, room for exceptions) is
+        // not always gone before the last has its turn.
+        self.first = self.first.wrapping_add(1);
+        for n in 0..links {
+            let link = self.first.wrapping_add(n).checked_rem(links).unwrap_or(0);
             for queue in 0..self.io.queues(link) {
                 worked |= self.serve(link, queue, tick);
             }
@@ -138,12 +151,14 @@ impl Worker {
     }
 
     /// Receives a batch from one queue, forwards it, and refills the queue.
-    fn serve(&mut self, link: usize, queue: usize, tick: crate::Tick) -> bool {
+    fn serve(&mut self, link: usize, queue: usize, tick: Tick) -> bool {
         self.io.collect(link, queue);
         // One table for the whole batch; the guard allocates nothing.
         let table = self.reader.load();
         let mut received = 0usize;
-        while received < BATCH {
+        let mut exceptions = 0usize;
+        // A queue of nothing but exceptions waits for them: others have some, too.
+        while received < BATCH && exceptions < MAX_EXCEPTIONS {
             let Some(mut next) = self.io.receive(link, queue) else {
                 break;
             };
@@ -164,6 +179,7 @@ impl Worker {
                 Verdict::Punt(reason) => Work::Punt(reason),
                 Verdict::Exception(exception) => Work::Exception(exception),
             };
+            exceptions = exceptions.saturating_add(1);
             self.exceptions.push(&mut self.io, next, work);
         }
         drop(table);
@@ -172,16 +188,19 @@ impl Worker {
     }
 
     /// Carries out what the control side asked for.
-    fn obey(&mut self) -> bool {
+    fn obey(&mut self, tick: Tick) -> bool {
         let mut worked = false;
-        while let Some(message) = self.io.shared.inbox.pop() {
+        while let Some((number, message)) = self.io.shared.inbox.pop() {
             worked = true;
             let reply = match message {
                 Message::Add(link) => {
                     self.io.add(link);
                     Reply::Added
                 }
-                Message::Remove(port) => Reply::Removed(self.io.remove(port)),
+                Message::Remove(port) => {
+                    self.drain(port, tick);
+                    Reply::Removed(self.io.remove(port))
+                }
                 Message::Reclaim(port) => {
                     self.io.reclaim(port);
                     self.report();
@@ -189,9 +208,26 @@ impl Worker {
                 }
             };
             // The control side asks one thing at a time: there is always room.
-            let _ = self.io.shared.outbox.push(reply);
+            let _ = self.io.shared.outbox.push((number, reply));
         }
         worked
+    }
+
+    /// Forwards what a port has received, and sends what waits for it: no more comes, as the XDP
+    /// programs leave its packets to the kernel by now.
+    fn drain(&mut self, port: PortId, tick: Tick) {
+        let Some(link) = self.io.place(port) else {
+            return;
+        };
+        for queue in 0..self.io.queues(link) {
+            for _ in 0..MAX_DRAIN {
+                if !self.serve(link, queue, tick) {
+                    break;
+                }
+                self.io.flush();
+            }
+        }
+        self.io.flush();
     }
 
     fn report(&mut self) {

@@ -41,7 +41,7 @@ fn a_failed_start_is_undone() {
     assert!(error.contains("told to fail"), "{error}");
     let calls = log.take();
     assert_eq!(calls[..UP.len()], UP);
-    let undone: Vec<&str> = ["quiesce", "detach 2"].into_iter().chain(A_DOWN).collect();
+    let undone: Vec<&str> = ["detach 2"].into_iter().chain(A_DOWN).collect();
     assert_eq!(calls[UP.len()..], undone);
 }
 
