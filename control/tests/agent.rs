@@ -287,10 +287,7 @@ fn pods_come_and_go() {
         site.pod.ip("link del eth0");
         let down = |port: &PortStatus| matches!(port.state, PortState::Down { .. });
         agent.port("gone", down).await;
-        assert_eq!(
-            agent.recorder.calls(),
-            ["expel 1 10.42.1.10", "detach 1"]
-        );
+        assert_eq!(agent.recorder.calls(), ["expel 1 10.42.1.10", "detach 1"]);
         assert_eq!(agent.readers.reader().load().ports().count(), 0);
 
         let second = MacAddr([2, 0, 0, 0, 2, 2]);

@@ -1,6 +1,7 @@
 //! A router under test.
 
 use std::fs;
+use std::io::{BufRead, BufReader};
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
@@ -9,6 +10,7 @@ use std::time::{Duration, Instant};
 
 use serde_json::Value;
 
+use super::traffic::{PYTHON, script};
 use super::{Namespace, must, wait_for};
 
 /// A running router.
@@ -141,6 +143,29 @@ impl Daemon {
         must(Command::new("kill").args([signal, &pid]));
     }
 
+    pub fn pid(&self) -> u32 {
+        self.child.as_ref().expect("a running router").id()
+    }
+
+    /// Stops one of its threads until what is returned is dropped.
+    pub fn stick(&self, thread: &str) -> Stuck {
+        let mut command = Command::new(PYTHON);
+        command
+            .arg(script("stick.py"))
+            .arg(self.pid().to_string())
+            .arg(thread);
+        let mut child = command
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .spawn()
+            .expect("python3 runs");
+        let mut said = String::new();
+        let out = child.stdout.take().expect("piped");
+        BufReader::new(out).read_line(&mut said).expect("a line");
+        assert_eq!(said.trim(), "stuck");
+        Stuck(child)
+    }
+
     /// Kills it, as the kernel would.
     pub fn kill(&mut self) {
         self.signal("-KILL");
@@ -166,6 +191,16 @@ impl Daemon {
                 .args(["cleanup", "--config"])
                 .arg(&self.file),
         )
+    }
+}
+
+/// A thread that does not go on.
+pub struct Stuck(Child);
+
+impl Drop for Stuck {
+    fn drop(&mut self) {
+        drop(self.0.stdin.take());
+        let _ = self.0.wait();
     }
 }
 

@@ -14,6 +14,7 @@
 mod daemon;
 mod namespace;
 mod pod;
+mod stream;
 mod traffic;
 mod watchdog;
 
@@ -29,6 +30,7 @@ use tempfile::TempDir;
 pub use daemon::Daemon;
 pub use namespace::{Namespace, Process};
 pub use pod::{Node, Pod};
+pub use stream::Stream;
 pub use traffic::{Answers, OneWay, captured};
 pub use watchdog::prefix_of;
 

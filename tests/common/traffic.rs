@@ -69,10 +69,10 @@ impl Pod {
 }
 
 /// Debian's own; a version manager's shim in `PATH` would not be the program.
-const PYTHON: &str = "/usr/bin/python3";
+pub(super) const PYTHON: &str = "/usr/bin/python3";
 const PORT: &str = "5001";
 
-fn script(name: &str) -> String {
+pub(super) fn script(name: &str) -> String {
     format!("{}/tests/common/{name}", env!("CARGO_MANIFEST_DIR"))
 }
 

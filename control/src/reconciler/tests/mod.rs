@@ -30,11 +30,7 @@ const UP: [&str; 5] = [
     "admit 10.42.1.11",
 ];
 const A_UP: [&str; 3] = ["attach 1 21", "admit 10.42.1.10", "admit fd00:42:1::10"];
-const A_DOWN: [&str; 3] = [
-    "expel fd00:42:1::10",
-    "expel 10.42.1.10",
-    "detach 1",
-];
+const A_DOWN: [&str; 3] = ["expel fd00:42:1::10", "expel 10.42.1.10", "detach 1"];
 const MS: Duration = Duration::from_millis(1);
 
 struct Node {
