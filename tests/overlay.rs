@@ -133,6 +133,23 @@ fn a_kernel_vxlan_peer_set_up_as_flannel_does() {
     );
 }
 
+/// Idle ports keep the frames that they once got: the last one still has its share.
+#[test]
+fn the_last_of_many_idle_pods_receives() {
+    let mut bed = Testbed::new();
+    let a = bed.node(1, 1);
+    let pods: Vec<_> = (2..=15).map(|n| bed.pod(&a, &format!("p{n}"), n)).collect();
+    let all: Vec<_> = pods.iter().collect();
+    let router = bed.router(&a, &all, &[], "count = 1");
+    let (first, last) = (&pods[0], &pods[13]);
+    assert_eq!(last.namespace.ping(&first.v4(), 20, 56), 20);
+    last.tcp(first, &first.v4(), 1_000_000);
+    for port in router.ask("ports")["ports"].as_array().expect("ports") {
+        assert_eq!(port["kernel"]["fill_ring_empty"], 0, "{port}");
+    }
+    assert!(router.port("veth-p15", "rx_packets") > 100, "by the worker");
+}
+
 /// SSH-like TCP, ping and foreign UDP to the node itself, whatever the router does.
 #[test]
 fn the_node_itself_stays_reachable_and_is_left_as_it_was() {

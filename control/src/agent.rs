@@ -7,15 +7,16 @@ use std::pin::pin;
 use std::time::{Duration, Instant};
 
 use tracing::{debug, warn};
-use viaduct_fib::{Publisher, ReaderStuck, UpdateError};
+use viaduct_fib::Publisher;
 
 use crate::data_plane::DataPlane;
+use crate::error::AgentError;
 use crate::kernel::{Events, Kernel, KernelError, KernelEvent};
 use crate::observe;
-use crate::options::{AgentOptions, OptionsError};
+use crate::options::AgentOptions;
 use crate::reconciler::{Observed, Reconciler};
+use crate::slow_path::SlowPath;
 use crate::slow_path::firewall::Changes;
-use crate::slow_path::{SlowPath, SlowPathError};
 use crate::status::StatusHandle;
 
 /// How often everything is looked at again, whether events say so or not: it finds what no event
@@ -26,56 +27,6 @@ const ASK_AGAIN: Duration = Duration::from_secs(1);
 
 /// How long changes of the kernel's path are gathered before it is looked at.
 const SETTLE: Duration = Duration::from_millis(100);
-
-/// Why the agent could not start.
-#[derive(Debug, thiserror::Error)]
-pub enum AgentError {
-    /// The options contradict themselves.
-    #[error(transparent)]
-    Options(#[from] OptionsError),
-    /// The kernel could not be asked.
-    #[error(transparent)]
-    Kernel(#[from] KernelError),
-    /// The kernel's path could not be prepared.
-    #[error(transparent)]
-    SlowPath(#[from] SlowPathError),
-    /// The underlay interface is not there.
-    #[error("cannot use underlay {name}: there is no such interface; create it or name another")]
-    NoUnderlay {
-        /// Its name.
-        name: String,
-    },
-    /// The underlay interface is no Ethernet device.
-    #[error("cannot use underlay {name}: it has no MAC; name an Ethernet interface")]
-    UnderlayWithoutMac {
-        /// Its name.
-        name: String,
-    },
-    /// The underlay interface does not have the node's address.
-    #[error("cannot use underlay {name}: it does not have this node's address {address}; add it")]
-    NoUnderlayAddress {
-        /// Its name.
-        name: String,
-        /// The node's address.
-        address: Ipv4Addr,
-    },
-    /// A pod could not be brought up.
-    #[error("cannot bring up pod {pod} on interface {interface}: {reason}")]
-    Pod {
-        /// Its name.
-        pod: String,
-        /// Its interface.
-        interface: String,
-        /// Why not.
-        reason: String,
-    },
-    /// The forwarding table refuses the options.
-    #[error("cannot build the forwarding table: {0}")]
-    Table(#[from] UpdateError),
-    /// The forwarding table could not be published.
-    #[error(transparent)]
-    Stuck(#[from] ReaderStuck),
-}
 
 /// Keeps forwarding table and data plane as the options and the kernel say.
 ///

@@ -9,6 +9,7 @@
 
 mod agent;
 mod data_plane;
+mod error;
 pub mod kernel;
 mod next_hop;
 mod observe;
@@ -19,8 +20,9 @@ mod status;
 #[cfg(test)]
 mod testing;
 
-pub use agent::{Agent, AgentError};
+pub use agent::Agent;
 pub use data_plane::{DataPlane, DataPlaneError};
+pub use error::AgentError;
 pub use options::{
     AgentOptions, NetworkOptions, OptionsError, PortOptions, RouteOptions, SlowPathOptions,
     UnderlayOptions,

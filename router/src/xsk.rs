@@ -330,6 +330,8 @@ pub(crate) struct Xsk {
     granted: Granted,
     /// Sent and not yet completed.
     in_flight: u32,
+    /// Given for receiving and not yet received.
+    receiving: u32,
     _socket: (TxQueue, RxQueue, FillQueue, CompQueue),
 }
 
@@ -380,6 +382,7 @@ impl Xsk {
                 zero_copy: options.flags & libc::XDP_OPTIONS_ZEROCOPY != 0,
             },
             in_flight: 0,
+            receiving: 0,
             _socket: (tx_q, rx_q, fill_q, comp_q),
         })
     }
@@ -396,6 +399,7 @@ impl Xsk {
     #[inline]
     pub(crate) fn receive(&mut self, area: &Area) -> Option<Packet> {
         let desc = self.rx.take()?;
+        self.receiving = self.receiving.wrapping_sub(1);
         let frame = area.owned(desc.addr)?;
         Some(Packet {
             frame,
@@ -474,6 +478,11 @@ impl Xsk {
         self.fill.queued().wrapping_add(self.in_flight)
     }
 
+    /// Frames given for receiving: in the fill ring, or received by the kernel and not yet here.
+    pub(crate) const fn receiving(&self) -> u32 {
+        self.receiving
+    }
+
     /// Frames that wait in the fill ring.
     #[inline]
     pub(crate) fn filled(&mut self) -> u32 {
@@ -488,6 +497,7 @@ impl Xsk {
         reason = "the ring owns the frame from here on"
     )]
     pub(crate) fn fill(&mut self, area: &Area, frame: FrameId) {
+        self.receiving = self.receiving.wrapping_add(1);
         self.fill
             .put(u64::from(frame.0).wrapping_mul(u64::from(area.frame_size)));
     }

@@ -21,8 +21,8 @@ use tokio::sync::watch;
 use tracing::warn;
 use viaduct_fib::{NetworkId, Publisher, ReaderStuck, TunnelId, Update};
 
-use crate::agent::AgentError;
 use crate::data_plane::DataPlane;
+use crate::error::AgentError;
 use crate::next_hop::{Underlay, Unresolved};
 use crate::observe::{ObservedPort, ObservedUnderlay, ObservedVtep};
 use crate::options::AgentOptions;

@@ -9,8 +9,8 @@ use tracing::{debug, error, info, warn};
 use viaduct_fib::{NetworkId, NextHop, NextHopState, TunnelId, Update};
 
 use super::{Reconciler, network_id};
-use crate::agent::AgentError;
 use crate::data_plane::DataPlane;
+use crate::error::AgentError;
 use crate::next_hop::{self, FirstHop, TunnelEnds, Underlay, Unresolved};
 use crate::observe::{ObservedUnderlay, ObservedVtep};
 use crate::options::{AgentOptions, NetworkOptions, RouteOptions, UnderlayOptions};

@@ -12,12 +12,14 @@ use crate::xsk::{Area, FrameId, Packet, Xsk};
 
 /// Frames kept back from fill rings for packets on their way out.
 pub(crate) const RESERVE: usize = 2048;
-/// Frames that a port's fill rings are sure of, together.
+/// Frames that a port's fill rings have at least.
 pub(crate) const MIN_QUOTA: usize = 64;
 /// The least fill ring of a queue, also of a device with many.
 const MIN_SHARE: usize = 16;
 /// The most.
 const MAX_QUOTA: usize = 1024;
+/// For how many pods' ports the underlay counts.
+const UNDERLAY_SHARES: usize = 8;
 /// Fewer missing frames than this are not worth a shared line.
 const TOP_UP: u32 = 32;
 /// Owner of a frame that is in no ring.
@@ -62,6 +64,18 @@ pub(super) struct Received {
     pub(super) queue: usize,
 }
 
+/// Frames that each of a port's queues may hold for receiving.
+fn quota(share: usize, port: PortId, queues: usize) -> u32 {
+    let shares = if port == PortId::UNDERLAY {
+        UNDERLAY_SHARES
+    } else {
+        1
+    };
+    let each = share.saturating_mul(shares).checked_div(queues);
+    let each = each.unwrap_or(0).clamp(MIN_SHARE, MAX_QUOTA);
+    u32::try_from(each).unwrap_or(0)
+}
+
 /// Frames, links and counters of one worker.
 pub(super) struct Io {
     pub(super) shared: Arc<Shared>,
@@ -70,29 +84,24 @@ pub(super) struct Io {
     links: Vec<Box<Link>>,
     /// By port: the link's place in `links`, for ports that have one.
     places: Vec<Option<usize>>,
-    quota: u32,
-    /// Free frames that are kept for packets on their way out, and for the sure shares of all
-    /// ports that there may be.
-    kept: usize,
-}
-
-/// Frames that each of so many queues of a port gets whatever the others have.
-fn sure_share(queues: usize) -> u32 {
-    let share = MIN_QUOTA.checked_div(queues).unwrap_or(MIN_QUOTA);
-    u32::try_from(share.max(MIN_SHARE)).unwrap_or(u32::MAX)
+    /// Frames for receiving that a pod's port has, whatever other ports do.
+    share: usize,
 }
 
 impl Io {
     pub(super) fn new(shared: Arc<Shared>, area: Area, free: Vec<FrameId>, ports: usize) -> Self {
         let owners = vec![FREE; free.len()];
+        // All ports that there may be, with the underlay for several of them.
+        let claims = ports.saturating_add(UNDERLAY_SHARES);
+        let frames = free.len().saturating_sub(RESERVE);
+        let share = frames.checked_div(claims).unwrap_or(0);
         Self {
             shared,
             area,
             pool: Pool { free, owners },
             links: Vec::with_capacity(ports),
             places: vec![None; ports],
-            quota: 0,
-            kept: RESERVE.saturating_add(ports.saturating_mul(MIN_QUOTA)),
+            share,
         }
     }
 
@@ -144,33 +153,32 @@ impl Io {
     /// Ends a queue's batch: received slots go back to the kernel, and the fill
     /// ring is topped up to the quota.
     pub(super) fn refill(&mut self, link: usize, queue: usize, received: bool) {
-        let quota = self.quota;
+        let share = self.share;
         let Some(link) = self.links.get_mut(link) else {
             return;
         };
-        let owner = link.port.0;
-        let sure = sure_share(link.queues.len());
+        let owner = link.port;
+        let quota = quota(share, owner, link.queues.len());
         let Some(xsk) = link.queues.get_mut(queue) else {
             return;
         };
         if received {
             xsk.receive_done();
         }
-        let filled = xsk.filled();
-        let missing = quota.saturating_sub(filled);
+        let missing = quota.saturating_sub(xsk.filled());
         if missing < TOP_UP.min(quota.div_ceil(2)) {
             return;
         }
-        for filled in (filled..).take(missing as usize) {
-            // What goes beyond a queue's sure share must not be another's.
-            if filled >= sure && self.pool.free.len() <= self.kept {
+        for _ in 0..missing {
+            // Packets that wait to be received are beyond the quota, as long as there are many.
+            if xsk.receiving() >= quota && self.pool.free.len() <= RESERVE {
                 break;
             }
             let Some(frame) = self.pool.free.pop() else {
                 self.shared.counters.short_fills.add(1);
                 break;
             };
-            self.pool.tag(&frame, owner);
+            self.pool.tag(&frame, owner.0);
             xsk.fill(&self.area, frame);
         }
         xsk.fill_done();
@@ -261,7 +269,6 @@ impl Io {
         }
         // Within the capacity: one link a port, and ports are counted.
         self.links.push(link);
-        self.share_out();
     }
 
     pub(super) fn remove(&mut self, port: PortId) -> Option<Box<Link>> {
@@ -272,7 +279,6 @@ impl Io {
         {
             *p = Some(place);
         }
-        self.share_out();
         Some(link)
     }
 
@@ -285,18 +291,6 @@ impl Io {
                 self.pool.free.push(self.area.reclaimed(index));
             }
         }
-    }
-
-    /// How many frames each receiving queue may hold, now that the number of
-    /// queues has changed.
-    fn share_out(&mut self) {
-        let queues: usize = self.links.iter().map(|l| l.queues.len()).sum();
-        let frames = self.pool.owners.len().saturating_sub(RESERVE);
-        let quota = frames
-            .checked_div(queues)
-            .unwrap_or(0)
-            .clamp(MIN_SHARE, MAX_QUOTA);
-        self.quota = u32::try_from(quota).unwrap_or(0);
     }
 
     /// Frames in rings and free ones, for whoever wants to see them whole.

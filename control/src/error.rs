@@ -1,0 +1,59 @@
+//! Why an agent cannot start.
+
+use std::net::Ipv4Addr;
+
+use viaduct_fib::{ReaderStuck, UpdateError};
+
+use crate::kernel::KernelError;
+use crate::options::OptionsError;
+use crate::slow_path::SlowPathError;
+
+/// Why the agent could not start.
+#[derive(Debug, thiserror::Error)]
+pub enum AgentError {
+    /// The options contradict themselves.
+    #[error(transparent)]
+    Options(#[from] OptionsError),
+    /// The kernel could not be asked.
+    #[error(transparent)]
+    Kernel(#[from] KernelError),
+    /// The kernel's path could not be prepared.
+    #[error(transparent)]
+    SlowPath(#[from] SlowPathError),
+    /// The underlay interface is not there.
+    #[error("cannot use underlay {name}: there is no such interface; create it or name another")]
+    NoUnderlay {
+        /// Its name.
+        name: String,
+    },
+    /// The underlay interface is no Ethernet device.
+    #[error("cannot use underlay {name}: it has no MAC; name an Ethernet interface")]
+    UnderlayWithoutMac {
+        /// Its name.
+        name: String,
+    },
+    /// The underlay interface does not have the node's address.
+    #[error("cannot use underlay {name}: it does not have this node's address {address}; add it")]
+    NoUnderlayAddress {
+        /// Its name.
+        name: String,
+        /// The node's address.
+        address: Ipv4Addr,
+    },
+    /// A pod could not be brought up.
+    #[error("cannot bring up pod {pod} on interface {interface}: {reason}")]
+    Pod {
+        /// Its name.
+        pod: String,
+        /// Its interface.
+        interface: String,
+        /// Why not.
+        reason: String,
+    },
+    /// The forwarding table refuses the options.
+    #[error("cannot build the forwarding table: {0}")]
+    Table(#[from] UpdateError),
+    /// The forwarding table could not be published.
+    #[error(transparent)]
+    Stuck(#[from] ReaderStuck),
+}
