@@ -43,10 +43,21 @@ fn cluster(setup: &Setup<'_>) -> Cluster {
 
 /// Translates as kube-proxy does: for what comes, and for what the host sends.
 fn translate(node: &Node, rules: &[(&str, String, String)]) {
-    let mut chain = String::new();
-    for (family, from, to) in rules {
-        chain += &format!("{family} daddr {from} tcp dport 80 dnat {family} to {to}\n");
-    }
+    let chain: String = rules
+        .iter()
+        .flat_map(|(family, from, to)| {
+            [
+                *family,
+                " daddr ",
+                from,
+                " tcp dport 80 dnat ",
+                family,
+                " to ",
+                to,
+                "\n",
+            ]
+        })
+        .collect();
     let text = format!(
         "table inet services {{\n\
          chain come {{ type nat hook prerouting priority dstnat; {chain} }}\n\
