@@ -50,6 +50,21 @@ impl Ask {
 
 /// Asks and prints, as JSON or by `text`.
 pub(crate) fn show(request: &str, ask: &Ask, text: fn(&Value) -> String) -> anyhow::Result<()> {
+    let reply = exchange(request, ask)?;
+    if ask.json {
+        println!("{reply:#}");
+    } else {
+        print!("{}", text(&reply));
+    }
+    Ok(())
+}
+
+/// Asks for a change, and says when it is done.
+pub(crate) fn change(request: &Value, ask: &Ask) -> anyhow::Result<()> {
+    show(&request.to_string(), ask, |_| "done\n".to_owned())
+}
+
+fn exchange(request: &str, ask: &Ask) -> anyhow::Result<Value> {
     let socket = ask.socket()?;
     let doing = || {
         format!(
@@ -59,7 +74,7 @@ pub(crate) fn show(request: &str, ask: &Ask, text: fn(&Value) -> String) -> anyh
     };
     let mut stream = UnixStream::connect(&socket).with_context(doing)?;
     stream
-        .set_read_timeout(Some(Duration::from_secs(5)))
+        .set_read_timeout(Some(Duration::from_secs(15)))
         .with_context(doing)?;
     writeln!(stream, "{request}").with_context(doing)?;
     let mut line = String::new();
@@ -70,10 +85,5 @@ pub(crate) fn show(request: &str, ask: &Ask, text: fn(&Value) -> String) -> anyh
     if let Some(error) = reply.get("error").and_then(Value::as_str) {
         bail!("{error}");
     }
-    if ask.json {
-        println!("{reply:#}");
-    } else {
-        print!("{}", text(&reply));
-    }
-    Ok(())
+    Ok(reply)
 }

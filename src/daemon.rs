@@ -149,7 +149,6 @@ async fn serve(config: &Config) -> anyhow::Result<()> {
     let router = SharedRouter::new(router);
     let plane = Plane {
         router: router.clone(),
-        networks: port_networks(config),
         cluster: config
             .networks
             .first()
@@ -157,7 +156,8 @@ async fn serve(config: &Config) -> anyhow::Result<()> {
         host: BTreeSet::new(),
     };
     let agent = Agent::start(agent_options(config, &underlay), publisher, plane).await?;
-    let server = Server::bind(config, router.clone(), agent.status(), underlay.address)?;
+    let asked = (agent.status(), agent.handle());
+    let mut server = Server::bind(config, router.clone(), asked, underlay.address)?;
     let strangers = router.lock().started();
     if strangers > 0 {
         tracing::info!(
@@ -207,15 +207,6 @@ fn mac(mac: Mac) -> MacAddr {
     MacAddr(mac.0)
 }
 
-fn port_networks(config: &Config) -> Vec<Vni> {
-    let network = |i: usize| config.networks.get(i).map(|n| vni(n.vni));
-    config
-        .pods
-        .iter()
-        .filter_map(|p| network(p.network))
-        .collect()
-}
-
 fn router_options(config: &Config) -> RouterOptions {
     RouterOptions {
         workers: config.workers.count,
@@ -237,6 +228,30 @@ fn router_options(config: &Config) -> RouterOptions {
     }
 }
 
+/// The configuration's pods, as the agent wants them.
+pub(crate) fn port_options(config: &Config) -> Vec<PortOptions> {
+    let ports = config.pods.iter().map(|p| PortOptions {
+        name: p.name.clone(),
+        interface: p.interface.clone(),
+        network: p.network,
+        addresses: p.addresses.clone(),
+        mac: p.mac.map(mac),
+    });
+    ports.collect()
+}
+
+/// The configuration's routes, as the agent wants them.
+pub(crate) fn route_options(config: &Config) -> Vec<RouteOptions> {
+    let routes = config.routes.iter().map(|r| RouteOptions {
+        network: r.network,
+        prefixes: r.prefixes.clone(),
+        addresses: r.addresses.clone(),
+        vtep: r.vtep,
+        vtep_mac: mac(r.vtep_mac),
+    });
+    routes.collect()
+}
+
 fn agent_options(config: &Config, underlay: &Underlay) -> AgentOptions {
     let networks = config.networks.iter().map(|n| NetworkOptions {
         name: n.name.clone(),
@@ -246,28 +261,14 @@ fn agent_options(config: &Config, underlay: &Underlay) -> AgentOptions {
         pod_prefixes: n.pod_prefixes.clone(),
         cluster_prefixes: n.cluster_prefixes.clone(),
     });
-    let ports = config.pods.iter().map(|p| PortOptions {
-        name: p.name.clone(),
-        interface: p.interface.clone(),
-        network: p.network,
-        addresses: p.addresses.clone(),
-        mac: p.mac.map(mac),
-    });
-    let routes = config.routes.iter().map(|r| RouteOptions {
-        network: r.network,
-        prefixes: r.prefixes.clone(),
-        addresses: r.addresses.clone(),
-        vtep: r.vtep,
-        vtep_mac: mac(r.vtep_mac),
-    });
     AgentOptions {
         underlay: UnderlayOptions {
             name: underlay.link.name.clone(),
             address: underlay.address,
         },
         networks: networks.collect(),
-        ports: ports.collect(),
-        routes: routes.collect(),
+        ports: port_options(config),
+        routes: route_options(config),
         max_mtu: viaduct_router::MAX_MTU,
         keep_ports: config.slow_path.on_exit == OnExit::FailClosed,
         slow_path: config.slow_path.enabled.then(|| SlowPathOptions {

@@ -3,6 +3,7 @@
 
 mod client;
 mod daemon;
+mod desired;
 mod host;
 mod plane;
 mod report;
@@ -14,6 +15,7 @@ use std::process::ExitCode;
 
 use anyhow::Context;
 use clap::{Args, Parser, Subcommand};
+use serde_json::json;
 use viaduct_config::{Config, RuntimeConfig};
 
 #[derive(Parser)]
@@ -46,8 +48,124 @@ enum Command {
     Routes(client::Ask),
     /// Dropped packets, by port and reason
     Drops(client::Ask),
+    /// Add a pod to a running router, or remove one that was added
+    #[command(subcommand)]
+    Port(PortCommand),
+    /// Add a route to a running router, or remove one that was added
+    #[command(subcommand)]
+    Route(RouteCommand),
     /// Remove what a dead router left
     Cleanup(CleanupArgs),
+}
+
+#[derive(Subcommand)]
+enum PortCommand {
+    /// Until it is removed or the router ends; the keys are those of [[pods]]
+    Add {
+        /// The host's end of the pod's veth pair
+        #[arg(long)]
+        interface: String,
+        /// An address of the pod; may be given several times
+        #[arg(long = "address", required = true)]
+        addresses: Vec<String>,
+        /// Its name; the interface's if not given
+        #[arg(long)]
+        name: Option<String>,
+        /// Its network, where there are several
+        #[arg(long)]
+        network: Option<String>,
+        /// Its MAC; learned if not given
+        #[arg(long)]
+        mac: Option<String>,
+        #[command(flatten)]
+        ask: client::Ask,
+    },
+    /// Remove a pod that was added
+    Del {
+        /// Its name
+        name: String,
+        #[command(flatten)]
+        ask: client::Ask,
+    },
+}
+
+impl PortCommand {
+    fn run(self) -> anyhow::Result<()> {
+        match self {
+            Self::Add {
+                interface,
+                addresses,
+                name,
+                network,
+                mac,
+                ask,
+            } => {
+                let entry = json!({
+                    "interface": interface, "addresses": addresses, "name": name, "network": network, "mac": mac,
+                });
+                client::change(&json!({ "add": "port", "entry": entry }), &ask)
+            }
+            Self::Del { name, ask } => client::change(&json!({ "del": "port", "key": name }), &ask),
+        }
+    }
+}
+
+#[derive(Subcommand)]
+enum RouteCommand {
+    /// Until it is removed or the router ends; the keys are those of [[routes]]
+    Add {
+        /// What the other node's pods have their addresses from
+        prefix: String,
+        /// The other node's underlay address
+        #[arg(long)]
+        vtep: String,
+        /// The other node's VTEP MAC
+        #[arg(long)]
+        vtep_mac: Option<String>,
+        /// The other node's name, instead of its VTEP MAC
+        #[arg(long)]
+        peer: Option<String>,
+        /// Another address of the other node; may be given several times
+        #[arg(long = "address")]
+        addresses: Vec<String>,
+        /// The network, where there are several
+        #[arg(long)]
+        network: Option<String>,
+        #[command(flatten)]
+        ask: client::Ask,
+    },
+    /// Remove a route that was added
+    Del {
+        /// Its prefix
+        prefix: String,
+        #[command(flatten)]
+        ask: client::Ask,
+    },
+}
+
+impl RouteCommand {
+    fn run(self) -> anyhow::Result<()> {
+        match self {
+            Self::Add {
+                prefix,
+                vtep,
+                vtep_mac,
+                peer,
+                addresses,
+                network,
+                ask,
+            } => {
+                let entry = json!({
+                    "prefixes": [prefix], "vtep": vtep, "vtep_mac": vtep_mac, "node": peer, "addresses": addresses,
+                    "network": network,
+                });
+                client::change(&json!({ "add": "route", "entry": entry }), &ask)
+            }
+            Self::Del { prefix, ask } => {
+                client::change(&json!({ "del": "route", "key": prefix }), &ask)
+            }
+        }
+    }
 }
 
 #[derive(Args)]
@@ -161,6 +279,8 @@ fn main() -> ExitCode {
             }
         }
         Command::Check { config } => config.load().and_then(|c| daemon::check(&c)),
+        Command::Port(command) => command.run(),
+        Command::Route(command) => command.run(),
         Command::Cleanup(args) => args.run(),
         Command::Status(ask) => client::show("status", &ask, report::status_text),
         Command::Ports(ask) => client::show("ports", &ask, report::ports_text),

@@ -26,11 +26,9 @@ impl SharedRouter {
     }
 }
 
-/// [`DataPlane`] over the router; knows which network a port is in.
+/// [`DataPlane`] over the router; knows which network the host is in.
 pub(crate) struct Plane {
     pub(crate) router: SharedRouter,
-    /// By port, from 1.
-    pub(crate) networks: Vec<Vni>,
     /// The network that the host is in, too, and its cluster's prefixes.
     pub(crate) cluster: Option<(Vni, Vec<IpNet>)>,
     /// The host's own addresses inside these, as the pinholes know them.
@@ -38,12 +36,7 @@ pub(crate) struct Plane {
 }
 
 impl DataPlane for Plane {
-    fn attach_port(&mut self, id: PortId, link: &LinkInfo) -> Result<(), DataPlaneError> {
-        let vni = usize::from(id.0)
-            .checked_sub(1)
-            .and_then(|i| self.networks.get(i))
-            .copied();
-        let vni = vni.ok_or_else(|| DataPlaneError::new(format!("{id} has no network")))?;
+    fn attach_port(&mut self, id: PortId, vni: Vni, link: &LinkInfo) -> Result<(), DataPlaneError> {
         let attached = self
             .router
             .lock()
@@ -51,6 +44,10 @@ impl DataPlane for Plane {
         let attached = attached.map_err(DataPlaneError::new)?;
         tracing::info!(interface = link.name, mode = ?attached.mode, queues = attached.queues, zero_copy = attached.zero_copy, "port attached");
         Ok(())
+    }
+
+    fn forget_port(&mut self, id: PortId) {
+        self.router.lock().retire(id);
     }
 
     fn detach_port(&mut self, id: PortId) -> Result<(), DataPlaneError> {

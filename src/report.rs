@@ -22,11 +22,11 @@ pub(crate) fn status(server: &Server) -> Value {
     });
     let outcomes = router.outcomes();
     json!({
-        "node": server.config.node.name,
+        "node": server.desired.config().node.name,
         "version": env!("CARGO_PKG_VERSION"),
         "ready": agent.underlay_problem.is_none(),
         "underlay": { "problem": agent.underlay_problem, "address": server.address, "device": router.attached(PortId::UNDERLAY).map(device) },
-        "networks": server.config.networks.iter().map(|n| json!({
+        "networks": server.desired.config().networks.iter().map(|n| json!({
             "name": n.name, "vni": n.vni, "port": n.port, "vtep_mac": n.vtep_mac.to_string(),
         })).collect::<Vec<_>>(),
         "workers": workers.collect::<Vec<_>>(),
@@ -46,6 +46,21 @@ fn device(a: &Attached) -> Value {
 }
 
 fn port(router: &Router, id: PortId, mut report: Value) -> Value {
+    counted(&mut report, router.port_totals(id));
+    let sockets = router.socket_totals(id);
+    let kernel = json!({
+        "kernel_drops": sockets.rx_dropped + sockets.rx_ring_full,
+        "kernel": {
+            "rx_dropped": sockets.rx_dropped, "rx_ring_full": sockets.rx_ring_full,
+            "fill_ring_empty": sockets.fill_ring_empty, "invalid_descriptors": sockets.invalid_descriptors,
+        },
+        "device": router.attached(id).map(device),
+    });
+    extend(&mut report, kernel);
+    report
+}
+
+fn counted(report: &mut Value, totals: PortTotals) {
     let PortTotals {
         rx_packets,
         rx_bytes,
@@ -54,35 +69,38 @@ fn port(router: &Router, id: PortId, mut report: Value) -> Value {
         originated,
         punts,
         drops,
-    } = router.port_totals(id);
-    let sockets = router.socket_totals(id);
+    } = totals;
     let sum = |of: &[(DropReason, u64)]| of.iter().map(|(_, n)| n).sum::<u64>();
-    let counted = json!({
+    let counts = json!({
         "rx_packets": rx_packets, "rx_bytes": rx_bytes, "tx_packets": tx_packets, "tx_bytes": tx_bytes,
         "originated": originated, "punts": sum(&punts), "drops": sum(&drops),
-        "kernel_drops": sockets.rx_dropped + sockets.rx_ring_full,
-        "kernel": {
-            "rx_dropped": sockets.rx_dropped, "rx_ring_full": sockets.rx_ring_full,
-            "fill_ring_empty": sockets.fill_ring_empty, "invalid_descriptors": sockets.invalid_descriptors,
-        },
-        "device": router.attached(id).map(device),
     });
-    if let (Some(report), Value::Object(counted)) = (report.as_object_mut(), counted) {
-        report.extend(counted);
+    extend(report, counts);
+}
+
+fn extend(report: &mut Value, more: Value) {
+    if let (Some(report), Value::Object(more)) = (report.as_object_mut(), more) {
+        report.extend(more);
     }
-    report
 }
 
 pub(crate) fn ports(server: &Server) -> Value {
     let router = server.router.lock();
     let problem = &server.agent.get().underlay_problem;
     let underlay = json!({
-        "id": 0, "name": "underlay", "interface": server.config.underlay.interface,
+        "id": 0, "name": "underlay", "interface": server.desired.config().underlay.interface,
         "state": if problem.is_none() { "up" } else { "down" }, "reason": problem,
     });
     let mut list = vec![port(&router, PortId::UNDERLAY, underlay)];
     for pod in &server.agent.get().ports {
         list.push(port(&router, PortId(pod.id), json!(pod)));
+    }
+    // Ports that have gone for good, together: or the sums would not be those of all packets.
+    let retired = router.retired_totals();
+    if retired != PortTotals::default() {
+        let mut gone = json!({ "name": "(gone)", "state": "gone" });
+        counted(&mut gone, retired);
+        list.push(gone);
     }
     json!({ "ports": list })
 }
@@ -103,8 +121,11 @@ pub(crate) fn drops(server: &Server) -> Value {
             .map(|p| (PortId(p.id), p.name.clone())),
     );
     let mut list = Vec::new();
-    for (id, name) in names {
-        let totals = router.port_totals(id);
+    let present = names
+        .into_iter()
+        .map(|(id, name)| (name, router.port_totals(id)));
+    let gone = ("(gone)".to_owned(), router.retired_totals());
+    for (name, totals) in present.chain([gone]) {
         for (fate, counts) in [("dropped", totals.drops), ("punted", totals.punts)] {
             list.extend(counts.into_iter().map(|(reason, packets)| {
                 json!({ "port": name, "fate": fate, "reason": reason.label(), "packets": packets, "meaning": reason.sentence() })

@@ -72,6 +72,7 @@ fn the_umem_is_whole_after_a_million_packets_and_a_thousand_ports() {
             interface: format!("veth-p{n}"),
             n: 1,
             host: 100 + n,
+            classic: false,
         })
         .collect();
     let (mut make, mut delete) = (String::new(), String::new());

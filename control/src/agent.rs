@@ -6,14 +6,15 @@ use std::net::Ipv4Addr;
 use std::pin::pin;
 use std::time::{Duration, Instant};
 
+use tokio::sync::{mpsc, oneshot};
 use tracing::{debug, warn};
-use viaduct_fib::Publisher;
+use viaduct_fib::{PortId, Publisher};
 
 use crate::data_plane::DataPlane;
 use crate::error::AgentError;
 use crate::kernel::{Events, Kernel, KernelError, KernelEvent};
 use crate::observe;
-use crate::options::AgentOptions;
+use crate::options::{AgentOptions, PortOptions, RouteOptions};
 use crate::reconciler::{Observed, Reconciler};
 use crate::slow_path::SlowPath;
 use crate::slow_path::firewall::Changes;
@@ -39,6 +40,7 @@ pub struct Agent<D> {
     slow_path: Option<SlowPath>,
     /// When to look at the kernel's path; none while nothing of it has changed.
     slow_path_at: Option<Instant>,
+    requests: (mpsc::Sender<Request>, mpsc::Receiver<Request>),
     firewall: Option<Changes>,
     firewall_changed: bool,
     /// Whether the next look at the kernel's path is at the firewall, too.
@@ -47,12 +49,47 @@ pub struct Agent<D> {
     resync_at: Instant,
 }
 
+/// Asks a running agent for other pods and routes.
+#[derive(Clone, Debug)]
+pub struct AgentHandle(mpsc::Sender<Request>);
+
+#[derive(Debug)]
+struct Request {
+    ports: Vec<PortOptions>,
+    routes: Vec<RouteOptions>,
+    reply: oneshot::Sender<Result<(), AgentError>>,
+}
+
+impl AgentHandle {
+    /// Makes these the pods and routes that are wanted, all else as it was. When it returns, what
+    /// is new has been tried once; the status says what came of it.
+    ///
+    /// # Errors
+    ///
+    /// If they contradict themselves: then nothing has changed. [`AgentError::Ended`] if there is
+    /// no agent any more.
+    pub async fn reconfigure(
+        &self,
+        ports: Vec<PortOptions>,
+        routes: Vec<RouteOptions>,
+    ) -> Result<(), AgentError> {
+        let (reply, answer) = oneshot::channel();
+        let request = Request {
+            ports,
+            routes,
+            reply,
+        };
+        let sent = self.0.send(request).await;
+        sent.map_err(|_| AgentError::Ended)?;
+        answer.await.unwrap_or(Err(AgentError::Ended))
+    }
+}
+
 /// What is to be looked at again.
 #[derive(Debug, Default)]
 struct Dirty {
     underlay: bool,
-    /// By place in the options.
-    ports: BTreeSet<usize>,
+    ports: BTreeSet<PortId>,
     vteps: BTreeSet<Ipv4Addr>,
     host: bool,
 }
@@ -92,6 +129,7 @@ impl<D: DataPlane> Agent<D> {
             reconciler,
             slow_path,
             slow_path_at: None,
+            requests: mpsc::channel(1),
             firewall,
             firewall_changed: false,
             look_at_firewall: false,
@@ -131,6 +169,11 @@ impl<D: DataPlane> Agent<D> {
         self.reconciler.status()
     }
 
+    /// How to ask for other pods and routes.
+    pub fn handle(&self) -> AgentHandle {
+        AgentHandle(self.requests.0.clone())
+    }
+
     /// Follows the kernel until `shutdown` completes. Then all pods are taken from the workers,
     /// so that the kernel has them, and the data plane is given back. The forwarding table stays,
     /// and the kernel's path unless the options say otherwise.
@@ -143,6 +186,10 @@ impl<D: DataPlane> Agent<D> {
                 () = &mut shutdown => break,
                 event = next(&mut self.events) => self.note_all(event),
                 () = next_change(&mut self.firewall) => self.firewall_changed = true,
+                Some(request) = self.requests.1.recv() => {
+                    self.obey(request).await;
+                    continue;
+                }
                 () = tokio::time::sleep_until(due) => {}
             }
             self.work().await;
@@ -233,9 +280,24 @@ impl<D: DataPlane> Agent<D> {
             self.dirty.underlay = true;
             self.dirty.vteps.extend(self.reconciler.vteps());
         }
-        let named = options.ports.iter().position(|port| port.interface == name);
-        self.dirty.ports.extend(named);
+        self.dirty.ports.extend(self.reconciler.port_named(name));
         self.dirty.ports.extend(self.reconciler.port_on(index));
+    }
+
+    /// Order of change, as at the start: table, kernel, then the workers.
+    async fn obey(&mut self, request: Request) {
+        let now = Instant::now();
+        let changed = self
+            .reconciler
+            .reconfigure(request.ports, request.routes, now);
+        let result = changed.map(|(ports, vteps)| {
+            self.dirty.ports.extend(ports);
+            self.dirty.vteps.extend(vteps);
+            self.slow_path_at = self.slow_path.as_ref().map(|_| now);
+        });
+        self.work().await;
+        // Whoever asked may have gone.
+        let _ = request.reply.send(result);
     }
 
     fn look_at_slow_path(&mut self) {
@@ -248,9 +310,7 @@ impl<D: DataPlane> Agent<D> {
         self.dirty.underlay = true;
         self.dirty.host = true;
         self.firewall_changed = true;
-        self.dirty
-            .ports
-            .extend(0..self.reconciler.options().ports.len());
+        self.dirty.ports.extend(self.reconciler.port_ids());
         self.dirty.vteps.extend(self.reconciler.vteps());
     }
 
@@ -267,11 +327,11 @@ impl<D: DataPlane> Agent<D> {
         let due = self.reconciler.due_ports(now);
         self.dirty.ports.extend(due);
         let dirty = std::mem::take(&mut self.dirty);
+        self.keep_slow_path().await;
         if let Err(error) = self.look(dirty).await {
             warn!(%error, "will look again");
             self.resync_at = self.resync_at.min(now + ASK_AGAIN);
         }
-        self.keep_slow_path().await;
         self.reconciler.publish_due(Instant::now());
         self.reconciler.report();
         self.probe().await;
@@ -302,12 +362,12 @@ impl<D: DataPlane> Agent<D> {
             let seen = observe::underlay(kernel, &reconciler.options().underlay).await?;
             reconciler.observe_underlay(&seen, Instant::now());
         }
-        for place in dirty.ports {
-            let Some(options) = reconciler.options().ports.get(place) else {
+        for id in dirty.ports {
+            let Some(options) = reconciler.port_options(id) else {
                 continue;
             };
             let seen = observe::port(kernel, options).await?;
-            reconciler.observe_port(place, &seen, Instant::now());
+            reconciler.observe_port(id, &seen, Instant::now());
         }
         for vtep in dirty.vteps {
             let seen = observe::vtep(kernel, reconciler.underlay_index(), vtep).await?;

@@ -12,13 +12,13 @@ use crate::kernel::LinkInfo;
 ///
 /// What fails has changed nothing. Calls may block for milliseconds.
 pub trait DataPlane: Send {
-    /// Makes a pod's interface one that workers receive from and transmit to: sockets and the XDP
+    /// Makes the interface of a pod of this network one that workers receive from and transmit to: sockets and the XDP
     /// program on the host's end of its veth pair.
     ///
     /// # Errors
     ///
     /// If that is not possible now. It is tried again later, unless the agent is just starting.
-    fn attach_port(&mut self, id: PortId, link: &LinkInfo) -> Result<(), DataPlaneError>;
+    fn attach_port(&mut self, id: PortId, vni: Vni, link: &LinkInfo) -> Result<(), DataPlaneError>;
 
     /// Undoes [`attach_port`](Self::attach_port). The interface may be gone.
     ///
@@ -26,6 +26,10 @@ pub trait DataPlane: Send {
     ///
     /// If something is left behind. The port counts as detached all the same.
     fn detach_port(&mut self, id: PortId) -> Result<(), DataPlaneError>;
+
+    /// Notes that a port's number, detached, is nobody's from now on: what was counted for it is
+    /// not the next one's.
+    fn forget_port(&mut self, id: PortId);
 
     /// Lets the network's packets for a pod through to the workers: a pinhole in the XDP program
     /// on the underlay.

@@ -50,6 +50,9 @@ pub enum AgentError {
         /// Why not.
         reason: String,
     },
+    /// There is no agent any more.
+    #[error("the daemon is stopping")]
+    Ended,
     /// The forwarding table refuses the options.
     #[error("cannot build the forwarding table: {0}")]
     Table(#[from] UpdateError),

@@ -20,7 +20,7 @@ mod status;
 #[cfg(test)]
 mod testing;
 
-pub use agent::Agent;
+pub use agent::{Agent, AgentHandle};
 pub use data_plane::{DataPlane, DataPlaneError};
 pub use error::AgentError;
 pub use options::{

@@ -15,7 +15,7 @@ pub struct AgentOptions {
     pub underlay: UnderlayOptions,
     /// The overlay networks that this node takes part in. `NetworkId` is the place in here.
     pub networks: Vec<NetworkOptions>,
-    /// This node's pods. `PortId` is the place in here, from 1.
+    /// This node's pods. At the start `PortId` is the place in here, from 1.
     pub ports: Vec<PortOptions>,
     /// The ways to other nodes.
     pub routes: Vec<RouteOptions>,
@@ -70,7 +70,7 @@ pub struct NetworkOptions {
 }
 
 /// A pod on this node.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct PortOptions {
     /// The name that status and errors show.
     pub name: String,
@@ -85,7 +85,7 @@ pub struct PortOptions {
 }
 
 /// The way to another node's pods in one network.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct RouteOptions {
     /// The network: a place in [`AgentOptions::networks`].
     pub network: usize,

@@ -151,7 +151,9 @@ impl Recorder {
 }
 
 impl DataPlane for Recorder {
-    fn attach_port(&mut self, id: PortId, link: &LinkInfo) -> Result<(), DataPlaneError> {
+    fn forget_port(&mut self, _: PortId) {}
+
+    fn attach_port(&mut self, id: PortId, _: Vni, link: &LinkInfo) -> Result<(), DataPlaneError> {
         assert!(
             self.reader.load().port(id).is_some(),
             "attached before published"

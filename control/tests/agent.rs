@@ -35,7 +35,9 @@ impl Recorder {
 }
 
 impl DataPlane for Recorder {
-    fn attach_port(&mut self, id: PortId, link: &LinkInfo) -> Result<(), DataPlaneError> {
+    fn forget_port(&mut self, _: PortId) {}
+
+    fn attach_port(&mut self, id: PortId, _: Vni, link: &LinkInfo) -> Result<(), DataPlaneError> {
         self.note(format!("attach {} {}", id.0, link.name));
         Ok(())
     }

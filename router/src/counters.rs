@@ -162,6 +162,49 @@ pub struct WorkerTotals {
     pub icmp_errors_withheld: u64,
 }
 
+impl PortTotals {
+    /// What has come since `base` was read.
+    pub(crate) fn since(mut self, base: &Self) -> Self {
+        self.rx_packets -= base.rx_packets;
+        self.rx_bytes -= base.rx_bytes;
+        self.tx_packets -= base.tx_packets;
+        self.tx_bytes -= base.tx_bytes;
+        self.originated -= base.originated;
+        subtract(&mut self.punts, &base.punts);
+        subtract(&mut self.drops, &base.drops);
+        self
+    }
+
+    /// Adds another port's.
+    pub(crate) fn plus(&mut self, other: &Self) {
+        self.rx_packets += other.rx_packets;
+        self.rx_bytes += other.rx_bytes;
+        self.tx_packets += other.tx_packets;
+        self.tx_bytes += other.tx_bytes;
+        self.originated += other.originated;
+        for (mine, others) in [
+            (&mut self.punts, &other.punts),
+            (&mut self.drops, &other.drops),
+        ] {
+            for &(reason, n) in others {
+                match mine.iter_mut().find(|(r, _)| *r == reason) {
+                    Some((_, sum)) => *sum += n,
+                    None => mine.push((reason, n)),
+                }
+            }
+        }
+    }
+}
+
+/// Counts only ever grow.
+fn subtract(from: &mut Vec<(DropReason, u64)>, base: &[(DropReason, u64)]) {
+    for (reason, n) in from.iter_mut() {
+        let before = base.iter().find(|(r, _)| r == reason);
+        *n -= before.map_or(0, |(_, n)| *n);
+    }
+    from.retain(|&(_, n)| n > 0);
+}
+
 pub(crate) fn port_totals<'a>(
     workers: impl Iterator<Item = &'a WorkerCounters>,
     port: usize,

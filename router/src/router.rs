@@ -96,6 +96,8 @@ pub struct Router {
     /// By port: its sockets, which stay open until the port is withdrawn.
     sockets: Vec<Vec<RawFd>>,
     tun: Arc<Tun>,
+    /// By port: what others have carried that had its number.
+    retired: Vec<PortTotals>,
     /// Number of the message to a worker that was sent last.
     asked: u64,
     /// How long to wait for devices that somebody has just let go of.
@@ -136,6 +138,7 @@ impl Router {
             workers: Vec::new(),
             ports: vec![None; ports],
             sockets: vec![Vec::new(); ports],
+            retired: vec![PortTotals::default(); ports],
             pinholes,
             options,
             asked: 0,
@@ -531,8 +534,34 @@ impl Router {
         self.pinholes.stays_closed = true;
     }
 
-    /// What a port has carried since the start.
+    /// A port's number is nobody's from now on: what it has carried is counted with that of all
+    /// others that have gone.
+    pub fn retire(&mut self, port: PortId) {
+        let totals = self.raw_totals(port);
+        if let Some(base) = self.retired.get_mut(usize::from(port.0)) {
+            *base = totals;
+        }
+    }
+
+    /// What all ports have carried that have gone for good.
+    pub fn retired_totals(&self) -> PortTotals {
+        let mut sum = PortTotals::default();
+        for totals in &self.retired {
+            sum.plus(totals);
+        }
+        sum
+    }
+
+    /// What a port has carried since the start, or since its number was another's.
     pub fn port_totals(&self, port: PortId) -> PortTotals {
+        let totals = self.raw_totals(port);
+        match self.retired.get(usize::from(port.0)) {
+            Some(base) => totals.since(base),
+            None => totals,
+        }
+    }
+
+    fn raw_totals(&self, port: PortId) -> PortTotals {
         port_totals(
             self.workers.iter().map(|w| &w.shared.counters),
             usize::from(port.0),

@@ -133,6 +133,32 @@ impl Daemon {
             .sum()
     }
 
+    /// A command for this router, `viaduct port add ...`: whether it did, and what it said.
+    pub fn command(&self, words: &str) -> (bool, String) {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_viaduct"));
+        command
+            .args(words.split_whitespace())
+            .args(["--node", &self.name, "--directory"])
+            .arg(&self.directory);
+        let output = command.output().expect("viaduct runs");
+        let said = [output.stdout, output.stderr].concat();
+        (
+            output.status.success(),
+            String::from_utf8_lossy(&said).into_owned(),
+        )
+    }
+
+    /// Writes its configuration anew and has it read.
+    pub fn reload(&self, change: impl FnOnce(String) -> String) {
+        let text = fs::read_to_string(&self.file).expect("its configuration");
+        fs::write(&self.file, change(text)).expect("its configuration");
+        let said = self.log().matches("read again").count();
+        self.signal("-HUP");
+        wait_for("an answer to SIGHUP", || {
+            self.log().matches("read again").count() > said
+        });
+    }
+
     pub fn signal(&self, signal: &str) {
         let pid = self
             .child

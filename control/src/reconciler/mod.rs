@@ -17,15 +17,16 @@ use std::net::{IpAddr, Ipv4Addr};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use ipnet::IpNet;
 use tokio::sync::watch;
 use tracing::warn;
-use viaduct_fib::{NetworkId, Publisher, ReaderStuck, TunnelId, Update};
+use viaduct_fib::{NetworkId, PortId, Publisher, ReaderStuck, TunnelId, Update};
 
 use crate::data_plane::DataPlane;
 use crate::error::AgentError;
 use crate::next_hop::{Underlay, Unresolved};
 use crate::observe::{ObservedPort, ObservedUnderlay, ObservedVtep};
-use crate::options::AgentOptions;
+use crate::options::{AgentOptions, PortOptions, RouteOptions};
 use crate::status::{AgentStatus, SlowPathStatus, StatusHandle};
 use port::Port;
 use routes::{Tunnel, Vtep};
@@ -51,11 +52,10 @@ pub(crate) struct Reconciler<D> {
     /// The underlay interface's number at the start: the one that the data plane is attached to.
     underlay_index: u32,
     underlay: Result<Underlay, Unresolved>,
-    ports: Vec<Port>,
-    /// By `TunnelId`.
-    tunnels: Vec<Tunnel>,
-    /// By place in the options.
-    route_tunnels: Vec<TunnelId>,
+    ports: BTreeMap<PortId, Port>,
+    tunnels: BTreeMap<TunnelId, Tunnel>,
+    /// The prefixes of other nodes that the table has.
+    remotes: BTreeMap<(NetworkId, IpNet), TunnelId>,
     vteps: BTreeMap<Ipv4Addr, Vtep>,
     /// When to publish what is staged; none if nothing is.
     publish_at: Option<Instant>,
@@ -84,7 +84,6 @@ impl<D: DataPlane> Reconciler<D> {
         now: Instant,
     ) -> Result<Self, AgentError> {
         let underlay = routes::first_underlay(&options.underlay, &observed.underlay)?;
-        let plan = routes::plan(&options, now);
         let mut reconciler = Self {
             ports: ports::plan(&options),
             options,
@@ -92,9 +91,9 @@ impl<D: DataPlane> Reconciler<D> {
             data_plane,
             underlay_index: underlay.index,
             underlay: Ok(underlay),
-            tunnels: plan.tunnels,
-            route_tunnels: plan.route_tunnels,
-            vteps: plan.vteps,
+            tunnels: BTreeMap::new(),
+            remotes: BTreeMap::new(),
+            vteps: BTreeMap::new(),
             publish_at: None,
             epoch: 0,
             slow_path: None,
@@ -136,6 +135,33 @@ impl<D: DataPlane> Reconciler<D> {
         }
     }
 
+    /// Makes these the pods and routes that are wanted, or, if they contradict themselves, changes
+    /// nothing. What is new has to be looked at: ports and nodes are returned.
+    ///
+    /// # Errors
+    ///
+    /// Why they cannot be had.
+    pub(crate) fn reconfigure(
+        &mut self,
+        ports: Vec<PortOptions>,
+        routes: Vec<RouteOptions>,
+        now: Instant,
+    ) -> Result<(Vec<PortId>, Vec<Ipv4Addr>), AgentError> {
+        let wanted = AgentOptions {
+            ports,
+            routes,
+            ..self.options.clone()
+        };
+        wanted.check()?;
+        self.options = wanted;
+        let (ports, routes) = (self.options.ports.clone(), self.options.routes.clone());
+        let vteps = self.want_routes(&routes, now)?;
+        let ids = self.want_ports(&ports, now);
+        self.publish_soon(now);
+        self.status_stale = true;
+        Ok((ids, vteps))
+    }
+
     /// Where to read what this does.
     pub(crate) fn status(&self) -> StatusHandle {
         StatusHandle::new(self.status.subscribe())
@@ -148,7 +174,7 @@ impl<D: DataPlane> Reconciler<D> {
 
     /// When there is something to do next even if nothing is seen; none: never.
     pub(crate) fn next_due(&self) -> Option<Instant> {
-        let retries = self.ports.iter().filter_map(Port::retry_at);
+        let retries = self.ports.values().filter_map(Port::retry_at);
         let probes = self.vteps.values().map(|vtep| vtep.probe_at);
         retries.chain(probes).chain(self.publish_at).min()
     }

@@ -2,14 +2,16 @@
 
 use std::time::Instant;
 
-use viaduct_fib::{NetworkId, PortId, ReaderStuck, UpdateError};
+use viaduct_fib::{NetworkId, ReaderStuck, UpdateError};
 
 use super::backoff::Backoff;
+use super::network_id;
 use crate::data_plane::DataPlaneError;
+use crate::options::PortOptions;
 
 /// A pod, and what has been done for it.
 pub(super) struct Port {
-    pub(super) id: PortId,
+    pub(super) options: PortOptions,
     pub(super) network: NetworkId,
     pub(super) state: State,
     /// While down: when to try again. While up: when to look whether it has settled.
@@ -45,6 +47,8 @@ pub(crate) enum DownReason {
          addresses; give the pod's MAC"
     )]
     NoMac,
+    #[error("it is not wanted any more")]
+    Unwanted,
     #[error("the daemon is stopping")]
     Stopping,
     #[error("{0}")]
@@ -56,6 +60,16 @@ pub(crate) enum DownReason {
 }
 
 impl Port {
+    /// One that is down. The options have been checked.
+    pub(super) fn new(options: PortOptions) -> Option<Self> {
+        Some(Self {
+            network: network_id(options.network)?,
+            options,
+            state: State::Down(DownReason::New),
+            backoff: Backoff::default(),
+        })
+    }
+
     /// When to look at its interface again.
     pub(super) fn retry_at(&self) -> Option<Instant> {
         self.backoff.retry_at()

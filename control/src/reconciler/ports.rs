@@ -3,15 +3,16 @@
 //! Order of change: a pod is in the table before its packets can reach a worker, and its packets
 //! no longer reach one before it leaves the table.
 
+use std::collections::BTreeMap;
 use std::time::Instant;
 
 use tracing::{debug, error, info, warn};
 use viaduct_encap::MacAddr;
-use viaduct_fib::{NetworkId, PortId, Update};
+use viaduct_fib::{MAX_PORTS, NetworkId, PortId, Update};
 
+use super::Reconciler;
 use super::backoff::Backoff;
 use super::port::{DownReason, Port, State};
-use super::{Reconciler, network_id};
 use crate::data_plane::DataPlane;
 use crate::error::AgentError;
 use crate::kernel::LinkInfo;
@@ -27,17 +28,11 @@ struct Progress {
 }
 
 /// Ports for all pods, none of them up. The options have been checked.
-pub(super) fn plan(options: &AgentOptions) -> Vec<Port> {
+pub(super) fn plan(options: &AgentOptions) -> BTreeMap<PortId, Port> {
     let numbered = (1..).map(PortId).zip(&options.ports);
-    let ports = numbered.filter_map(|(id, port)| {
-        Some(Port {
-            id,
-            network: network_id(port.network)?,
-            state: State::Down(DownReason::New),
-            backoff: Backoff::default(),
-        })
-    });
-    ports.collect()
+    numbered
+        .filter_map(|(id, options)| Some((id, Port::new(options.clone())?)))
+        .collect()
 }
 
 impl<D: DataPlane> Reconciler<D> {
@@ -47,11 +42,12 @@ impl<D: DataPlane> Reconciler<D> {
         observed: &[ObservedPort],
         now: Instant,
     ) -> Result<(), AgentError> {
-        for (place, observed) in observed.iter().enumerate() {
-            if let Err(reason) = self.bring_up(place, observed, now) {
-                let error = self.pod_error(place, &reason);
-                for place in (0..place).rev() {
-                    self.bring_down(place, DownReason::Stopping, now);
+        let ids: Vec<PortId> = self.ports.keys().copied().collect();
+        for (&id, observed) in ids.iter().zip(observed) {
+            if let Err(reason) = self.bring_up(id, observed, now) {
+                let error = self.pod_error(id, &reason);
+                for &before in ids.iter().rev().filter(|&&before| before < id) {
+                    self.bring_down(before, DownReason::Stopping, now);
                 }
                 return Err(error);
             }
@@ -60,65 +56,115 @@ impl<D: DataPlane> Reconciler<D> {
     }
 
     /// Follows what is seen of a pod's interface.
-    pub(crate) fn observe_port(&mut self, place: usize, observed: &ObservedPort, now: Instant) {
-        let Some(port) = self.ports.get(place) else {
+    pub(crate) fn observe_port(&mut self, id: PortId, observed: &ObservedPort, now: Instant) {
+        let Some(port) = self.ports.get(&id) else {
             return;
         };
         let seen = observed.link.as_ref().map(|link| link.index);
         let attached = port.attached();
         if attached.is_some() && attached == seen {
             if let Some(Err(reason)) = observed.link.as_ref().map(|link| self.check_link(link)) {
-                self.bring_down(place, reason, now);
+                self.bring_down(id, reason, now);
                 return;
             }
-            self.update(place, observed, now);
+            self.update(id, observed, now);
             return;
         }
         if attached.is_some() {
-            self.bring_down(place, DownReason::NoInterface, now);
+            self.bring_down(id, DownReason::NoInterface, now);
         }
-        self.try_bring_up(place, observed, now);
+        self.try_bring_up(id, observed, now);
     }
 
     /// Notes that an interface went away, even if one of its name and number has come back since:
     /// its sockets are gone.
     pub(crate) fn link_removed(&mut self, index: u32, now: Instant) {
-        let attached = |port: &Port| port.attached() == Some(index);
-        if let Some(place) = self.ports.iter().position(attached) {
-            self.bring_down(place, DownReason::NoInterface, now);
+        if let Some(id) = self.port_on(index) {
+            self.bring_down(id, DownReason::NoInterface, now);
         }
     }
 
     /// The pods whose interface should be looked at again because a wait is over.
-    pub(crate) fn due_ports(&self, now: Instant) -> impl Iterator<Item = usize> {
+    pub(crate) fn due_ports(&self, now: Instant) -> impl Iterator<Item = PortId> {
         let due = move |port: &Port| port.retry_at().is_some_and(|at| at <= now);
-        let places = self.ports.iter().enumerate();
-        places.filter_map(move |(place, port)| due(port).then_some(place))
+        let ports = self.ports.iter();
+        ports.filter_map(move |(&id, port)| due(port).then_some(id))
     }
 
     /// The pod whose interface has this number, if it is attached.
-    pub(crate) fn port_on(&self, interface: u32) -> Option<usize> {
-        let attached = |port: &Port| port.attached() == Some(interface);
-        self.ports.iter().position(attached)
+    pub(crate) fn port_on(&self, interface: u32) -> Option<PortId> {
+        let mut ports = self.ports.iter();
+        ports.find_map(|(&id, port)| (port.attached() == Some(interface)).then_some(id))
+    }
+
+    /// The pod whose interface is to have this name.
+    pub(crate) fn port_named(&self, interface: &str) -> Option<PortId> {
+        let mut ports = self.ports.iter();
+        ports.find_map(|(&id, port)| (port.options.interface == interface).then_some(id))
+    }
+
+    /// All pods' ports.
+    pub(crate) fn port_ids(&self) -> impl Iterator<Item = PortId> {
+        self.ports.keys().copied()
+    }
+
+    /// What is wanted of a pod; none if it is not wanted any more.
+    pub(crate) fn port_options(&self, id: PortId) -> Option<&PortOptions> {
+        self.ports.get(&id).map(|port| &port.options)
+    }
+
+    /// Makes these the pods that are wanted. One that differs in anything goes and comes anew;
+    /// who is new is down until its interface has been looked at: its number is returned.
+    pub(super) fn want_ports(&mut self, wanted: &[PortOptions], now: Instant) -> Vec<PortId> {
+        let unwanted: Vec<PortId> = self
+            .ports
+            .iter()
+            .filter(|(_, port)| !wanted.contains(&port.options))
+            .map(|(&id, _)| id)
+            .collect();
+        for id in unwanted {
+            if self
+                .ports
+                .get(&id)
+                .is_some_and(|port| port.attached().is_some())
+            {
+                self.bring_down(id, DownReason::Unwanted, now);
+            }
+            self.ports.remove(&id);
+            self.data_plane.forget_port(id);
+        }
+        let new = wanted
+            .iter()
+            .filter(|options| !self.ports.values().any(|port| port.options == **options));
+        let new: Vec<Port> = new
+            .filter_map(|options| Port::new(options.clone()))
+            .collect();
+        let mut ids = Vec::with_capacity(new.len());
+        for port in new {
+            let Some(id) = (1..MAX_PORTS)
+                .map(PortId)
+                .find(|id| !self.ports.contains_key(id))
+            else {
+                break;
+            };
+            self.ports.insert(id, port);
+            ids.push(id);
+        }
+        ids
     }
 
     /// Gives all pods back to the kernel.
     pub(super) fn release_ports(&mut self) {
-        let up: Vec<usize> = (0..self.ports.len())
-            .rev()
-            .filter(|&place| {
-                self.ports
-                    .get(place)
-                    .is_some_and(|p| p.attached().is_some())
-            })
-            .collect();
-        for &place in &up {
-            self.expel(place, usize::MAX);
+        let attached = self.ports.iter().rev();
+        let attached = attached.filter(|(_, port)| port.attached().is_some());
+        let up: Vec<PortId> = attached.map(|(&id, _)| id).collect();
+        for &id in &up {
+            self.expel(id, usize::MAX);
         }
         self.data_plane.quiesce();
-        for &place in &up {
-            self.detach(place);
-            self.set_state(place, State::Down(DownReason::Stopping));
+        for &id in &up {
+            self.detach(id);
+            self.set_state(id, State::Down(DownReason::Stopping));
         }
     }
 
@@ -136,21 +182,21 @@ impl<D: DataPlane> Reconciler<D> {
         Ok(())
     }
 
-    fn try_bring_up(&mut self, place: usize, observed: &ObservedPort, now: Instant) {
+    fn try_bring_up(&mut self, id: PortId, observed: &ObservedPort, now: Instant) {
         let index = observed.link.as_ref().map_or(0, |link| link.index);
-        let Some(port) = self.ports.get(place) else {
+        let Some(port) = self.ports.get(&id) else {
             return;
         };
         if observed.link.is_some() && !port.backoff.permits(index, now) {
             return;
         }
-        let Err(reason) = self.bring_up(place, observed, now) else {
+        let Err(reason) = self.bring_up(id, observed, now) else {
             return;
         };
-        self.log_down(place, &reason);
+        self.log_down(id, &reason);
         let gone = matches!(reason, DownReason::NoInterface);
-        self.set_state(place, State::Down(reason));
-        if let Some(port) = self.ports.get_mut(place) {
+        self.set_state(id, State::Down(reason));
+        if let Some(port) = self.ports.get_mut(&id) {
             if gone {
                 port.backoff = Backoff::default();
             } else {
@@ -162,7 +208,7 @@ impl<D: DataPlane> Reconciler<D> {
     /// Brings a pod up that is down: first in the table, then at the data plane.
     fn bring_up(
         &mut self,
-        place: usize,
+        id: PortId,
         observed: &ObservedPort,
         now: Instant,
     ) -> Result<(), DownReason> {
@@ -170,17 +216,17 @@ impl<D: DataPlane> Reconciler<D> {
         self.check_link(link)?;
         let gateway_mac = link.mac.ok_or(DownReason::NoGatewayMac)?;
         let mac = observed.mac.ok_or(DownReason::NoMac)?;
-        let network = self.ports.get(place).map(|port| port.network);
+        let network = self.ports.get(&id).map(|port| port.network);
         let port = in_table(network.ok_or(DownReason::New)?, mac, gateway_mac, link);
         let mut progress = Progress::default();
-        if let Err(reason) = self.advance(place, link, port, &mut progress) {
-            self.retreat(place, &progress, now);
+        if let Err(reason) = self.advance(id, link, port, &mut progress) {
+            self.retreat(id, &progress, now);
             return Err(reason);
         }
-        info!(pod = self.pod_name(place), interface = %link.name, %mac, "the pod is up");
+        info!(pod = self.pod_name(id), interface = %link.name, %mac, "the pod is up");
         let index = link.index;
-        self.set_state(place, State::Up { index, port });
-        if let Some(port) = self.ports.get_mut(place) {
+        self.set_state(id, State::Up { index, port });
+        if let Some(port) = self.ports.get_mut(&id) {
             // Whoever makes the pod may not be done: its end may get another MAC, without an event.
             port.backoff = Backoff::default();
             port.backoff.wait(index, now);
@@ -188,27 +234,27 @@ impl<D: DataPlane> Reconciler<D> {
         Ok(())
     }
 
-    fn bring_down(&mut self, place: usize, reason: DownReason, now: Instant) {
-        info!(pod = self.pod_name(place), %reason, "the pod goes down");
+    fn bring_down(&mut self, id: PortId, reason: DownReason, now: Instant) {
+        info!(pod = self.pod_name(id), %reason, "the pod goes down");
         let all = Progress {
             attached: true,
             admitted: usize::MAX,
         };
-        self.retreat(place, &all, now);
-        self.set_state(place, State::Down(reason));
-        if let Some(port) = self.ports.get_mut(place) {
+        self.retreat(id, &all, now);
+        self.set_state(id, State::Down(reason));
+        if let Some(port) = self.ports.get_mut(&id) {
             port.backoff = Backoff::default();
         }
     }
 
     fn advance(
         &mut self,
-        place: usize,
+        id: PortId,
         link: &LinkInfo,
         port: viaduct_fib::Port,
         progress: &mut Progress,
     ) -> Result<(), DownReason> {
-        let Some((id, network, options)) = self.pod(place) else {
+        let Some((network, options)) = self.pod(id) else {
             return Ok(());
         };
         let vni = network.vni;
@@ -222,7 +268,7 @@ impl<D: DataPlane> Reconciler<D> {
             })?;
         }
         self.publish()?;
-        self.data_plane.attach_port(id, link)?;
+        self.data_plane.attach_port(id, vni, link)?;
         progress.attached = true;
         for &address in &addresses {
             self.data_plane.admit_pod(vni, address)?;
@@ -232,42 +278,39 @@ impl<D: DataPlane> Reconciler<D> {
     }
 
     /// Undoes [`advance`](Self::advance), in reverse.
-    fn retreat(&mut self, place: usize, progress: &Progress, now: Instant) {
-        self.expel(place, progress.admitted);
+    fn retreat(&mut self, id: PortId, progress: &Progress, now: Instant) {
+        self.expel(id, progress.admitted);
         if progress.attached {
-            self.detach(place);
+            self.detach(id);
         }
-        self.remove_from_table(place);
+        self.remove_from_table(id);
         // If a stuck worker prevents it, going on harms nobody: the number is never another pod's.
         self.publish_or_retry(now);
     }
 
     /// Closes the pinholes of the first `count` addresses.
-    fn expel(&mut self, place: usize, count: usize) {
-        let Some((_, network, options)) = self.pod(place) else {
+    fn expel(&mut self, id: PortId, count: usize) {
+        let Some((network, options)) = self.pod(id) else {
             return;
         };
         let vni = network.vni;
         let admitted: Vec<_> = options.addresses.iter().take(count).copied().collect();
         for &address in admitted.iter().rev() {
             if let Err(error) = self.data_plane.expel_pod(vni, address) {
-                warn!(pod = self.pod_name(place), %address, %error, "a pinhole may be left open");
+                warn!(pod = self.pod_name(id), %address, %error, "a pinhole may be left open");
             }
         }
     }
 
-    fn detach(&mut self, place: usize) {
-        let Some(id) = self.ports.get(place).map(|port| port.id) else {
-            return;
-        };
+    fn detach(&mut self, id: PortId) {
         if let Err(error) = self.data_plane.detach_port(id) {
-            warn!(pod = self.pod_name(place), %error, "something of the port may be left behind");
+            warn!(pod = self.pod_name(id), %error, "something of the port may be left behind");
         }
     }
 
     /// Removes what the table has of a pod; it may be only a part.
-    fn remove_from_table(&mut self, place: usize) {
-        let Some((id, _, options)) = self.pod(place) else {
+    fn remove_from_table(&mut self, id: PortId) {
+        let Some((_, options)) = self.pod(id) else {
             return;
         };
         let fib = self.publisher.fib();
@@ -282,17 +325,14 @@ impl<D: DataPlane> Reconciler<D> {
         updates.push(Update::RemovePort { id });
         for update in updates {
             if let Err(error) = self.publisher.apply(update) {
-                error!(pod = self.pod_name(place), %error, "the table contradicts the pod's state");
+                error!(pod = self.pod_name(id), %error, "the table contradicts the pod's state");
             }
         }
     }
 
     /// Brings the table up to date with an interface that is attached.
-    fn update(&mut self, place: usize, observed: &ObservedPort, now: Instant) {
-        let Some(Port {
-            id, state, backoff, ..
-        }) = self.ports.get_mut(place)
-        else {
+    fn update(&mut self, id: PortId, observed: &ObservedPort, now: Instant) {
+        let Some(Port { state, backoff, .. }) = self.ports.get_mut(&id) else {
             return;
         };
         let (State::Up { port, .. }, Some(link)) = (state, &observed.link) else {
@@ -307,11 +347,8 @@ impl<D: DataPlane> Reconciler<D> {
             return;
         }
         *port = seen;
-        let update = Update::PutPort {
-            id: *id,
-            port: seen,
-        };
-        info!(pod = self.pod_name(place), %mac, mtu = seen.mtu, "the pod's interface changed");
+        let update = Update::PutPort { id, port: seen };
+        info!(port = id.0, %mac, mtu = seen.mtu, "the pod's interface changed");
         match self.publisher.apply(update) {
             Ok(()) => self.publish_soon(now),
             Err(error) => error!(%error, "the table refuses the change"),
@@ -319,9 +356,9 @@ impl<D: DataPlane> Reconciler<D> {
     }
 
     /// Warns of a reason once, not at each attempt.
-    fn log_down(&self, place: usize, reason: &DownReason) {
-        let pod = self.pod_name(place);
-        let before = self.ports.get(place).map(|port| &port.state);
+    fn log_down(&self, id: PortId, reason: &DownReason) {
+        let pod = self.pod_name(id);
+        let before = self.ports.get(&id).map(|port| &port.state);
         let known = match before {
             Some(State::Down(before)) => before.to_string() == reason.to_string(),
             _ => false,
@@ -333,28 +370,27 @@ impl<D: DataPlane> Reconciler<D> {
         }
     }
 
-    fn set_state(&mut self, place: usize, state: State) {
-        if let Some(port) = self.ports.get_mut(place) {
+    fn set_state(&mut self, id: PortId, state: State) {
+        if let Some(port) = self.ports.get_mut(&id) {
             port.state = state;
             self.status_stale = true;
         }
     }
 
-    fn pod(&self, place: usize) -> Option<(PortId, &NetworkOptions, &PortOptions)> {
-        let id = self.ports.get(place)?.id;
-        let options = self.options.ports.get(place)?;
+    fn pod(&self, id: PortId) -> Option<(&NetworkOptions, &PortOptions)> {
+        let options = self.port_options(id)?;
         let network = self.options.networks.get(options.network)?;
-        Some((id, network, options))
+        Some((network, options))
     }
 
-    fn pod_name(&self, place: usize) -> &str {
-        self.options.ports.get(place).map_or("", |port| &port.name)
+    fn pod_name(&self, id: PortId) -> &str {
+        self.port_options(id).map_or("", |port| &port.name)
     }
 
-    fn pod_error(&self, place: usize, reason: &DownReason) -> AgentError {
-        let options = self.options.ports.get(place);
+    fn pod_error(&self, id: PortId, reason: &DownReason) -> AgentError {
+        let options = self.port_options(id);
         AgentError::Pod {
-            pod: self.pod_name(place).into(),
+            pod: self.pod_name(id).into(),
             interface: options.map_or_else(String::new, |port| port.interface.clone()),
             reason: reason.to_string(),
         }

@@ -2,11 +2,13 @@
 
 use std::sync::Arc;
 
+use viaduct_fib::PortId;
+
 use super::Reconciler;
 use super::port::{Port, State};
 use crate::data_plane::DataPlane;
 use crate::next_hop::{FirstHop, Unresolved};
-use crate::options::{AgentOptions, PortOptions};
+use crate::options::AgentOptions;
 use crate::status::{AgentStatus, PortState, PortStatus, RouteState, RouteStatus};
 
 impl<D: DataPlane> Reconciler<D> {
@@ -27,16 +29,17 @@ impl<D: DataPlane> Reconciler<D> {
     }
 
     fn port_statuses(&self) -> Vec<PortStatus> {
-        let ports = self.ports.iter().zip(&self.options.ports);
+        let ports = self.ports.iter();
         ports
-            .map(|(port, options)| port_status(port, options, &self.options))
+            .map(|(&id, port)| port_status(id, port, &self.options))
             .collect()
     }
 
     fn route_statuses(&self) -> Vec<RouteStatus> {
         let mut statuses = Vec::new();
-        for (route, tunnel) in self.options.routes.iter().zip(&self.route_tunnels) {
-            let Some(vtep) = self.vteps.get(&route.vtep) else {
+        for route in &self.options.routes {
+            let (Some(vtep), Some(tunnel)) = (self.vteps.get(&route.vtep), self.tunnel_of(route))
+            else {
                 continue;
             };
             let hop = vtep.hop.as_ref();
@@ -54,7 +57,8 @@ impl<D: DataPlane> Reconciler<D> {
     }
 }
 
-fn port_status(port: &Port, options: &PortOptions, all: &AgentOptions) -> PortStatus {
+fn port_status(id: PortId, port: &Port, all: &AgentOptions) -> PortStatus {
+    let options = &port.options;
     let (mac, state) = match &port.state {
         State::Up { port, .. } => (Some(port.mac), PortState::Up),
         State::Down(reason) => {
@@ -63,7 +67,7 @@ fn port_status(port: &Port, options: &PortOptions, all: &AgentOptions) -> PortSt
         }
     };
     PortStatus {
-        id: port.id.0,
+        id: id.0,
         name: options.name.clone(),
         interface: options.interface.clone(),
         network: network_name(all, options.network),

@@ -1,19 +1,19 @@
 //! The underlay, the ways to other nodes, and the tunnels that follow from them.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, Ipv4Addr};
 use std::time::{Duration, Instant};
 
 use ipnet::IpNet;
 use tracing::{debug, error, info, warn};
-use viaduct_fib::{NetworkId, NextHop, NextHopState, TunnelId, Update};
+use viaduct_fib::{MAX_TUNNELS, NetworkId, NextHop, NextHopState, TunnelId, Update, UpdateError};
 
 use super::{Reconciler, network_id};
 use crate::data_plane::DataPlane;
 use crate::error::AgentError;
 use crate::next_hop::{self, FirstHop, TunnelEnds, Underlay, Unresolved};
 use crate::observe::{ObservedUnderlay, ObservedVtep};
-use crate::options::{AgentOptions, NetworkOptions, RouteOptions, UnderlayOptions};
+use crate::options::{NetworkOptions, RouteOptions, UnderlayOptions};
 
 /// How often the kernel is asked to resolve a neighbour that it has not resolved.
 const RESOLVE_INTERVAL: Duration = Duration::from_secs(1);
@@ -23,7 +23,8 @@ const REVALIDATE_INTERVAL: Duration = Duration::from_secs(15);
 
 /// A way to one other node within one network.
 pub(super) struct Tunnel {
-    id: TunnelId,
+    /// The network's place in the options.
+    network: usize,
     vtep: Ipv4Addr,
     ends: TunnelEnds,
 }
@@ -33,17 +34,6 @@ pub(super) struct Vtep {
     observed: ObservedVtep,
     pub(super) hop: Result<FirstHop, Unresolved>,
     pub(super) probe_at: Instant,
-    /// The tunnels that end there, by place.
-    tunnels: Vec<usize>,
-}
-
-/// What the options' routes come to.
-pub(super) struct Plan {
-    /// By number.
-    pub(super) tunnels: Vec<Tunnel>,
-    pub(super) vteps: BTreeMap<Ipv4Addr, Vtep>,
-    /// Each route's tunnel, by place in the options.
-    pub(super) route_tunnels: Vec<TunnelId>,
 }
 
 /// A neighbour that the kernel is to be asked to resolve or check.
@@ -64,59 +54,6 @@ impl NetworkOptions {
             overlay_v6: self.overlay_v6(),
             mtu: next_hop::overlay_mtu(underlay_mtu, self.vni),
         }
-    }
-}
-
-/// Tunnels and nodes for all routes; routes to one VTEP in one network share a tunnel. The
-/// options have been checked.
-pub(super) fn plan(options: &AgentOptions, now: Instant) -> Plan {
-    let mut plan = Plan {
-        tunnels: Vec::new(),
-        vteps: BTreeMap::new(),
-        route_tunnels: Vec::new(),
-    };
-    let mut known = BTreeMap::new();
-    for route in &options.routes {
-        let Some(network) = options.networks.get(route.network) else {
-            continue;
-        };
-        let key = (route.network, route.vtep, route.vtep_mac);
-        let tunnel = *known
-            .entry(key)
-            .or_insert_with(|| plan.add_tunnel(network, route, now));
-        plan.route_tunnels.push(tunnel);
-    }
-    plan
-}
-
-impl Plan {
-    fn add_tunnel(
-        &mut self,
-        network: &NetworkOptions,
-        route: &RouteOptions,
-        now: Instant,
-    ) -> TunnelId {
-        let place = self.tunnels.len();
-        // Beyond the table's limit any number does: the table refuses it.
-        let id = TunnelId(u32::try_from(place).unwrap_or(u32::MAX));
-        self.tunnels.push(Tunnel {
-            id,
-            vtep: route.vtep,
-            ends: TunnelEnds {
-                vni: network.vni,
-                udp_port: network.udp_port,
-                local_mac: network.vtep_mac,
-                remote_mac: route.vtep_mac,
-            },
-        });
-        let vtep = self.vteps.entry(route.vtep).or_insert_with(|| Vtep {
-            observed: ObservedVtep::default(),
-            hop: Err(Unresolved::NoRoute),
-            probe_at: now,
-            tunnels: Vec::new(),
-        });
-        vtep.tunnels.push(place);
-        id
     }
 }
 
@@ -155,47 +92,137 @@ impl<D: DataPlane> Reconciler<D> {
         observed: &BTreeMap<Ipv4Addr, ObservedVtep>,
         now: Instant,
     ) -> Result<(), AgentError> {
+        let routes = self.options.routes.clone();
+        self.want_routes(&routes, now)?;
         for (&vtep, observed) in observed {
             self.set_vtep(vtep, observed, now);
         }
-        for place in 0..self.tunnels.len() {
-            if let Some(update) = self.next_hop_update(place) {
-                self.publisher.apply(update)?;
-            }
-        }
-        let mut remotes = Vec::new();
-        for (route, &tunnel) in self.options.routes.iter().zip(&self.route_tunnels) {
-            let Some(network) = network_id(route.network) else {
-                continue;
-            };
-            remotes.extend(route.prefixes.iter().map(|&prefix| Update::PutRemote {
-                network,
-                prefix,
-                tunnel,
-            }));
-        }
-        remotes.extend(self.node_addresses());
-        for update in remotes {
-            self.publisher.apply(update)?;
+        for id in self.tunnels.keys().copied().collect::<Vec<_>>() {
+            self.refresh_tunnel(id);
         }
         Ok(())
     }
 
-    /// In the default network a node also sends from its own addresses: answers of the host
-    /// itself, and of services that it translated. The source check is to know them.
-    fn node_addresses(&self) -> Vec<Update> {
-        let routes = self.options.routes.iter().zip(&self.route_tunnels);
-        let mut updates = BTreeMap::new();
-        for (route, &tunnel) in routes.filter(|(route, _)| route.network == 0) {
-            let own = route.addresses.iter().copied().chain([route.vtep.into()]);
-            updates.extend(own.map(|address| (IpNet::from(address), tunnel)));
+    /// Makes these the routes that the table has; routes to one VTEP in one network share a tunnel.
+    /// The options have been checked. Nodes that are new have to be looked at: they are returned.
+    pub(super) fn want_routes(
+        &mut self,
+        routes: &[RouteOptions],
+        now: Instant,
+    ) -> Result<Vec<Ipv4Addr>, UpdateError> {
+        let mut new = Vec::new();
+        let mut wanted = BTreeMap::new();
+        for route in routes {
+            let Some(network) = network_id(route.network) else {
+                continue;
+            };
+            let tunnel = match self.tunnel_of(route) {
+                Some(tunnel) => tunnel,
+                None => self.add_tunnel(route)?,
+            };
+            self.vteps.entry(route.vtep).or_insert_with(|| {
+                new.push(route.vtep);
+                Vtep {
+                    observed: ObservedVtep::default(),
+                    hop: Err(Unresolved::NoRoute),
+                    probe_at: now,
+                }
+            });
+            wanted.extend(
+                route
+                    .prefixes
+                    .iter()
+                    .map(|&prefix| ((network, prefix), tunnel)),
+            );
+            if network == NetworkId(0) {
+                let own = node_addresses(route).map(|prefix| ((network, prefix), tunnel));
+                wanted.extend(own);
+            }
         }
-        let update = |(prefix, tunnel)| Update::PutRemote {
-            network: NetworkId(0),
-            prefix,
-            tunnel,
+        self.change_remotes(wanted)?;
+        self.drop_unused_tunnels()?;
+        let vteps: BTreeSet<Ipv4Addr> = self.tunnels.values().map(|tunnel| tunnel.vtep).collect();
+        self.vteps.retain(|vtep, _| vteps.contains(vtep));
+        Ok(new)
+    }
+
+    /// The tunnel that a route's packets take.
+    pub(super) fn tunnel_of(&self, route: &RouteOptions) -> Option<TunnelId> {
+        let same = |tunnel: &Tunnel| {
+            (tunnel.network, tunnel.vtep, tunnel.ends.remote_mac)
+                == (route.network, route.vtep, route.vtep_mac)
         };
-        updates.into_iter().map(update).collect()
+        let mut tunnels = self.tunnels.iter();
+        tunnels.find_map(|(&id, tunnel)| same(tunnel).then_some(id))
+    }
+
+    fn add_tunnel(&mut self, route: &RouteOptions) -> Result<TunnelId, UpdateError> {
+        // Beyond the table's limit any number does: the table refuses it.
+        let id = (0..MAX_TUNNELS)
+            .map(TunnelId)
+            .find(|id| !self.tunnels.contains_key(id))
+            .unwrap_or(TunnelId(MAX_TUNNELS));
+        let Some(network) = self.options.networks.get(route.network) else {
+            return Ok(id);
+        };
+        let ends = TunnelEnds {
+            vni: network.vni,
+            udp_port: network.udp_port,
+            local_mac: network.vtep_mac,
+            remote_mac: route.vtep_mac,
+        };
+        let unresolved = NextHop {
+            vtep: route.vtep.into(),
+            state: NextHopState::Unresolved,
+        };
+        self.publisher.apply(Update::PutNextHop {
+            tunnel: id,
+            next_hop: unresolved,
+        })?;
+        let tunnel = Tunnel {
+            network: route.network,
+            vtep: route.vtep,
+            ends,
+        };
+        self.tunnels.insert(id, tunnel);
+        self.refresh_tunnel(id);
+        Ok(id)
+    }
+
+    fn change_remotes(
+        &mut self,
+        wanted: BTreeMap<(NetworkId, IpNet), TunnelId>,
+    ) -> Result<(), UpdateError> {
+        for (&(network, prefix), &tunnel) in &wanted {
+            if self.remotes.get(&(network, prefix)) != Some(&tunnel) {
+                self.publisher.apply(Update::PutRemote {
+                    network,
+                    prefix,
+                    tunnel,
+                })?;
+            }
+        }
+        for &(network, prefix) in self.remotes.keys().filter(|key| !wanted.contains_key(key)) {
+            self.publisher
+                .apply(Update::RemoveRemote { network, prefix })?;
+        }
+        self.remotes = wanted;
+        Ok(())
+    }
+
+    fn drop_unused_tunnels(&mut self) -> Result<(), UpdateError> {
+        let used: BTreeSet<TunnelId> = self.remotes.values().copied().collect();
+        let unused: Vec<TunnelId> = self
+            .tunnels
+            .keys()
+            .copied()
+            .filter(|id| !used.contains(id))
+            .collect();
+        for tunnel in unused {
+            self.publisher.apply(Update::RemoveNextHop { tunnel })?;
+            self.tunnels.remove(&tunnel);
+        }
+        Ok(())
     }
 
     /// Follows what is seen of the underlay interface.
@@ -213,8 +240,8 @@ impl<D: DataPlane> Reconciler<D> {
         for network in 0..self.options.networks.len() {
             self.refresh_network(network);
         }
-        for place in 0..self.tunnels.len() {
-            self.refresh_tunnel(place);
+        for id in self.tunnels.keys().copied().collect::<Vec<_>>() {
+            self.refresh_tunnel(id);
         }
         self.publish_soon(now);
     }
@@ -234,9 +261,12 @@ impl<D: DataPlane> Reconciler<D> {
         if !self.set_vtep(vtep, observed, now) {
             return;
         }
-        let tunnels = self.vteps.get(&vtep).map(|state| state.tunnels.clone());
-        for place in tunnels.into_iter().flatten() {
-            self.refresh_tunnel(place);
+        let there = self
+            .tunnels
+            .iter()
+            .filter(|(_, tunnel)| tunnel.vtep == vtep);
+        for id in there.map(|(&id, _)| id).collect::<Vec<_>>() {
+            self.refresh_tunnel(id);
         }
         self.publish_soon(now);
     }
@@ -351,8 +381,8 @@ impl<D: DataPlane> Reconciler<D> {
     }
 
     /// Stages a tunnel's next hop, if it has changed.
-    fn refresh_tunnel(&mut self, place: usize) {
-        let Some(update) = self.next_hop_update(place) else {
+    fn refresh_tunnel(&mut self, id: TunnelId) {
+        let Some(update) = self.next_hop_update(id) else {
             return;
         };
         if let Update::PutNextHop { tunnel, next_hop } = &update
@@ -363,8 +393,8 @@ impl<D: DataPlane> Reconciler<D> {
         self.apply(update);
     }
 
-    fn next_hop_update(&self, place: usize) -> Option<Update> {
-        let tunnel = self.tunnels.get(place)?;
+    fn next_hop_update(&self, id: TunnelId) -> Option<Update> {
+        let tunnel = self.tunnels.get(&id)?;
         let hop = self.vteps.get(&tunnel.vtep)?.hop.as_ref();
         let state = match (&self.underlay, hop) {
             (Ok(underlay), Ok(hop)) => {
@@ -377,7 +407,7 @@ impl<D: DataPlane> Reconciler<D> {
             state,
         };
         Some(Update::PutNextHop {
-            tunnel: tunnel.id,
+            tunnel: id,
             next_hop,
         })
     }
@@ -387,6 +417,13 @@ impl<D: DataPlane> Reconciler<D> {
             error!(%error, "the table refuses a change");
         }
     }
+}
+
+/// In the default network a node also sends from its own addresses: answers of the host itself,
+/// and of services that it translated. The source check is to know them.
+fn node_addresses(route: &RouteOptions) -> impl Iterator<Item = IpNet> {
+    let own = route.addresses.iter().copied();
+    own.chain([IpAddr::V4(route.vtep)]).map(IpNet::from)
 }
 
 fn probe_interval(hop: &Result<FirstHop, Unresolved>) -> Duration {

@@ -74,13 +74,14 @@ fn start() -> Node {
 /// Looks at the pods until that is not asked for any more.
 fn settle_ports(mut node: Node) -> Node {
     loop {
-        let due: Vec<usize> = node.reconciler.due_ports(node.now).collect();
-        for place in due {
+        let due: Vec<PortId> = node.reconciler.due_ports(node.now).collect();
+        for id in due {
             let seen = [pod(11), pod(12)];
-            node.reconciler.observe_port(place, &seen[place], node.now);
+            let seen = &seen[usize::from(id.0) - 1];
+            node.reconciler.observe_port(id, seen, node.now);
         }
         let settled = |port: &Port| port.retry_at().is_none();
-        if node.reconciler.ports.iter().all(settled) {
+        if node.reconciler.ports.values().all(settled) {
             return node;
         }
         node.now += 16 * MS;
@@ -116,7 +117,7 @@ impl Node {
     }
 
     fn see_port(&mut self, observed: &crate::observe::ObservedPort) {
-        self.reconciler.observe_port(0, observed, self.now);
+        self.reconciler.observe_port(PortId(1), observed, self.now);
     }
 
     fn see_vtep(&mut self, observed: &ObservedVtep) {

@@ -135,7 +135,10 @@ fn what_fails_is_tried_again_later_and_later() {
         let due = node.reconciler.next_due().unwrap();
         waits.push((due - node.now).as_millis());
         node.now = due;
-        assert_eq!(node.reconciler.due_ports(due).collect::<Vec<_>>(), [0]);
+        assert_eq!(
+            node.reconciler.due_ports(due).collect::<Vec<_>>(),
+            [PortId(1)]
+        );
         node.see_port(&pod(21));
         assert_eq!(node.log.take(), ["attach 1 21"]);
     }
