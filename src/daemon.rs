@@ -10,7 +10,7 @@ use tokio::signal::unix::{SignalKind, signal};
 use viaduct_config::{Config, Mac, OnExit, Polling, RuntimeConfig, XdpMode};
 use viaduct_control::kernel::Kernel;
 use viaduct_control::{
-    Agent, AgentOptions, NetworkOptions, PortOptions, RouteOptions, SlowPathOptions,
+    Agent, AgentOptions, NetworkOptions, OwnAddresses, PortOptions, RouteOptions, SlowPathOptions,
     UnderlayOptions, remove_slow_path,
 };
 use viaduct_encap::{MacAddr, Vni};
@@ -42,10 +42,16 @@ pub(crate) fn check(config: &Config) -> anyhow::Result<()> {
             "{}: good; underlay {} {}",
             config.file.display(),
             config.underlay.interface,
-            underlay.address
+            spoken(underlay.addresses)
         );
         Ok(())
     })
+}
+
+/// Addresses for people.
+fn spoken(addresses: OwnAddresses) -> String {
+    let all: Vec<String> = addresses.iter().map(|own| own.to_string()).collect();
+    all.join(" ")
 }
 
 /// One router a node name: the lock says that it lives.
@@ -138,7 +144,7 @@ async fn serve(config: &Config) -> anyhow::Result<()> {
         underlay.link.index,
         None,
     )?;
-    tracing::info!(interface = attached.interface, mode = ?attached.mode, queues = attached.queues, zero_copy = attached.zero_copy, address = %underlay.address, "underlay attached");
+    tracing::info!(interface = attached.interface, mode = ?attached.mode, queues = attached.queues, zero_copy = attached.zero_copy, address = spoken(underlay.addresses), "underlay attached");
     if attached.mode == viaduct_router::XdpMode::Generic && config.underlay.xdp == XdpMode::Auto {
         tracing::warn!(
             interface = attached.interface,
@@ -157,7 +163,7 @@ async fn serve(config: &Config) -> anyhow::Result<()> {
     };
     let agent = Agent::start(agent_options(config, &underlay), publisher, plane).await?;
     let asked = (agent.status(), agent.handle());
-    let mut server = Server::bind(config, router.clone(), asked, underlay.address)?;
+    let mut server = Server::bind(config, router.clone(), asked, underlay.addresses)?;
     let strangers = router.lock().started();
     if strangers > 0 {
         tracing::info!(
@@ -190,7 +196,9 @@ async fn serve(config: &Config) -> anyhow::Result<()> {
 fn open_pinholes(router: &mut Router, config: &Config, underlay: &Underlay) -> anyhow::Result<()> {
     for network in &config.networks {
         let vni = vni(network.vni);
-        router.add_vtep(underlay.address, network.port)?;
+        for own in underlay.addresses.iter() {
+            router.add_vtep(own, network.port)?;
+        }
         for prefix in &network.cluster_prefixes {
             router.add_cluster_prefix(vni, prefix.network(), prefix.prefix_len(), true)?;
         }
@@ -247,6 +255,7 @@ pub(crate) fn route_options(config: &Config) -> Vec<RouteOptions> {
         prefixes: r.prefixes.clone(),
         addresses: r.addresses.clone(),
         vtep: r.vtep,
+        udp_checksum6: r.udp_checksum6,
         vtep_mac: mac(r.vtep_mac),
     });
     routes.collect()
@@ -258,13 +267,14 @@ fn agent_options(config: &Config, underlay: &Underlay) -> AgentOptions {
         vni: vni(n.vni),
         udp_port: n.port,
         vtep_mac: mac(n.vtep_mac),
+        udp_checksum6: n.udp_checksum6,
         pod_prefixes: n.pod_prefixes.clone(),
         cluster_prefixes: n.cluster_prefixes.clone(),
     });
     AgentOptions {
         underlay: UnderlayOptions {
             name: underlay.link.name.clone(),
-            address: underlay.address,
+            addresses: underlay.addresses,
         },
         networks: networks.collect(),
         ports: port_options(config),
@@ -273,6 +283,7 @@ fn agent_options(config: &Config, underlay: &Underlay) -> AgentOptions {
         keep_ports: config.slow_path.on_exit == OnExit::FailClosed,
         slow_path: config.slow_path.enabled.then(|| SlowPathOptions {
             device: config.slow_path.device.clone(),
+            device6: config.slow_path.device6.clone(),
             masquerade: config.slow_path.masquerade,
             remove_at_end: config.slow_path.on_exit == OnExit::Remove,
             saved: config.runtime.settings(&config.node.name),

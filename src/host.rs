@@ -1,17 +1,18 @@
 //! What a configuration asks of this host, looked at without touching it.
 
-use std::net::Ipv4Addr;
+use std::net::IpAddr;
 use std::time::Duration;
 
 use anyhow::{Context, bail, ensure};
 use ipnet::IpNet;
 use viaduct_config::Config;
+use viaduct_control::OwnAddresses;
 use viaduct_control::kernel::{Kernel, LinkInfo};
 
 /// The underlay, as found.
 pub(crate) struct Underlay {
     pub(crate) link: LinkInfo,
-    pub(crate) address: Ipv4Addr,
+    pub(crate) addresses: OwnAddresses,
 }
 
 /// Where the configuration says a thing, for messages.
@@ -36,26 +37,45 @@ pub(crate) async fn underlay(kernel: &Kernel, config: &Config) -> anyhow::Result
         viaduct_router::MAX_MTU
     );
     let addresses = kernel.addresses(link.index).await.with_context(at)?;
-    let mut v4 = addresses.iter().filter_map(|a| match a {
-        IpNet::V4(a) => Some(a.addr()),
-        IpNet::V6(_) => None,
-    });
-    let address = match wanted.address {
-        Some(address) if v4.any(|a| a == address) => address,
-        Some(address) => bail!(
-            "{}: {} does not have the address {address}",
+    let there: Vec<IpAddr> = addresses.iter().map(IpNet::addr).collect();
+    if let Some(missing) = wanted.own_addresses().find(|own| !there.contains(own)) {
+        bail!(
+            "{}: {} does not have the address {missing}",
             at(),
             link.name
-        ),
-        None => v4.find(|a| !a.is_link_local()).with_context(|| {
-            format!(
-                "{}: {} has no IPv4 address; give it one, or name another interface",
-                at(),
-                link.name
-            )
-        })?,
+        );
+    }
+    let v4 = there.iter().find_map(|address| match address {
+        IpAddr::V4(address) if !address.is_link_local() => Some(*address),
+        _ => None,
+    });
+    let v6 = there.iter().find_map(|address| match address {
+        IpAddr::V6(address) if !address.is_unicast_link_local() => Some(*address),
+        _ => None,
+    });
+    let addresses = OwnAddresses {
+        v4: wanted.address.or(v4),
+        v6: wanted.address6.or(v6),
     };
-    Ok(Underlay { link, address })
+    ensure!(
+        addresses != OwnAddresses::default(),
+        "{}: {} has no address; give it one, or name another interface",
+        at(),
+        link.name
+    );
+    let route = config
+        .routes
+        .iter()
+        .find(|route| addresses.like(route.vtep).is_none());
+    if let Some(route) = route {
+        bail!(
+            "{}: {} has no address of the family of {}; give it one, or another vtep",
+            place(config, route.line),
+            link.name,
+            route.vtep
+        );
+    }
+    Ok(Underlay { link, addresses })
 }
 
 /// The interfaces of all pods; a missing one is an error with its line.

@@ -25,7 +25,7 @@ pub(crate) fn status(server: &Server) -> Value {
         "node": server.desired.config().node.name,
         "version": env!("CARGO_PKG_VERSION"),
         "ready": agent.underlay_problem.is_none(),
-        "underlay": { "problem": agent.underlay_problem, "address": server.address, "device": router.attached(PortId::UNDERLAY).map(device) },
+        "underlay": { "problem": agent.underlay_problem, "addresses": server.addresses.iter().collect::<Vec<_>>(), "device": router.attached(PortId::UNDERLAY).map(device) },
         "networks": server.desired.config().networks.iter().map(|n| json!({
             "name": n.name, "vni": n.vni, "port": n.port, "vtep_mac": n.vtep_mac.to_string(),
         })).collect::<Vec<_>>(),
@@ -213,7 +213,7 @@ pub(crate) fn status_text(reply: &Value) -> String {
         format!(
             "{} {}, XDP {}, {} queue(s), zero-copy {}",
             field(reply, "underlay.device.interface"),
-            field(reply, "underlay.address"),
+            field(reply, "underlay.addresses"),
             field(reply, "underlay.device.xdp"),
             field(reply, "underlay.device.queues"),
             field(reply, "underlay.device.zero_copy"),

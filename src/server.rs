@@ -4,7 +4,6 @@
 use std::convert::Infallible;
 use std::fs;
 use std::io;
-use std::net::Ipv4Addr;
 use std::os::unix::fs::PermissionsExt;
 use std::time::Duration;
 
@@ -14,7 +13,7 @@ use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
 use tokio::net::{UnixListener, UnixStream};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use viaduct_config::Config;
-use viaduct_control::{AgentHandle, StatusHandle};
+use viaduct_control::{AgentHandle, OwnAddresses, StatusHandle};
 
 use crate::daemon::{port_options, route_options};
 use crate::desired::{Change, Desired, Kind};
@@ -32,7 +31,7 @@ pub(crate) struct Server {
     pub(crate) desired: Desired,
     handle: AgentHandle,
     hang_up: Signal,
-    pub(crate) address: Ipv4Addr,
+    pub(crate) addresses: OwnAddresses,
 }
 
 impl Server {
@@ -42,7 +41,7 @@ impl Server {
         config: &Config,
         router: SharedRouter,
         (agent, handle): (StatusHandle, AgentHandle),
-        address: Ipv4Addr,
+        addresses: OwnAddresses,
     ) -> anyhow::Result<Self> {
         let path = config.runtime.socket(&config.node.name);
         let doing = || format!("cannot listen on {}", path.display());
@@ -59,7 +58,7 @@ impl Server {
             desired: Desired::new(config)?,
             handle,
             hang_up: signal(SignalKind::hangup()).context("cannot catch SIGHUP")?,
-            address,
+            addresses,
         })
     }
 

@@ -108,7 +108,7 @@ fn counted_turns() {
                 vtep_mac: MacAddr([2, 0, 0, 0, 1, 1]),
                 overlay_v4: Some([10, 244, 1, 0].into()),
                 overlay_v6: None,
-                mtu: 1450,
+                underlay_mtu: 1500,
             },
         })
         .expect("a network");

@@ -1,6 +1,6 @@
 //! A configuration that was found sound: plain values, defaults filled in, names resolved.
 
-use std::net::{IpAddr, Ipv4Addr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -49,12 +49,22 @@ pub struct UnderlayConfig {
     pub interface: String,
     /// The address other nodes send to; none when it is to be found on the interface.
     pub address: Option<Ipv4Addr>,
+    /// The same over IPv6.
+    pub address6: Option<Ipv6Addr>,
     /// How XDP programs are attached.
     pub xdp: XdpMode,
     /// How many receive queues Viaduct may own, 1 to 1024; none for all.
     pub queues: Option<usize>,
     /// The line that names the interface, from 1.
     pub line: usize,
+}
+
+impl UnderlayConfig {
+    /// The addresses that were given.
+    pub fn own_addresses(&self) -> impl Iterator<Item = IpAddr> {
+        let v4 = self.address.map(IpAddr::V4);
+        v4.into_iter().chain(self.address6.map(IpAddr::V6))
+    }
 }
 
 /// How XDP programs are attached to the underlay interface.
@@ -143,6 +153,8 @@ pub struct SlowPathConfig {
     pub enabled: bool,
     /// The name of the VXLAN device that is made where none is adopted, 1 to 15 bytes.
     pub device: String,
+    /// The same for the one over IPv6.
+    pub device6: String,
     /// Whether pods' packets to the outside get the node's address.
     pub masquerade: bool,
     /// What is left when the daemon ends.
@@ -173,6 +185,8 @@ pub struct NetworkConfig {
     pub port: u16,
     /// This node's address inside VXLAN, unicast; [`derive_vtep_mac`](crate::derive_vtep_mac) when not given.
     pub vtep_mac: Mac,
+    /// Whether outer UDP checksums over IPv6 are computed, where a route says nothing else.
+    pub udp_checksum6: bool,
     /// Prefixes of this node's pods, at least one, disjoint, each inside one of `cluster_prefixes`. No host bits.
     pub pod_prefixes: Vec<IpNet>,
     /// Prefixes of all nodes' pods, at least one. No host bits.
@@ -208,7 +222,9 @@ pub struct RouteConfig {
     /// The other node's own addresses beside `vtep`, outside the cluster's prefixes.
     pub addresses: Vec<IpAddr>,
     /// The other node's underlay address, unicast.
-    pub vtep: Ipv4Addr,
+    pub vtep: IpAddr,
+    /// Whether outer UDP checksums are computed for it, where `vtep` is IPv6.
+    pub udp_checksum6: bool,
     /// The other node's address inside VXLAN, unicast; one for each VTEP of a network.
     pub vtep_mac: Mac,
     /// The other node's name, when the operator gave it in place of the MAC.

@@ -38,6 +38,7 @@ pub(crate) struct Node {
 pub(crate) struct Underlay {
     pub(crate) interface: Option<Text>,
     pub(crate) address: Option<Text>,
+    pub(crate) address6: Option<Text>,
     pub(crate) xdp: Option<Text>,
     pub(crate) queues: Option<Number>,
 }
@@ -64,6 +65,7 @@ pub(crate) struct Runtime {
 pub(crate) struct SlowPath {
     pub(crate) enabled: Option<bool>,
     pub(crate) device: Option<Text>,
+    pub(crate) device6: Option<Text>,
     pub(crate) masquerade: Option<bool>,
     pub(crate) on_exit: Option<Text>,
 }
@@ -75,6 +77,7 @@ pub(crate) struct Network {
     pub(crate) vni: Option<Number>,
     pub(crate) port: Option<Number>,
     pub(crate) vtep_mac: Option<Text>,
+    pub(crate) udp_checksum6: Option<Text>,
     pub(crate) pod_prefixes: Option<List<String>>,
     pub(crate) cluster_prefixes: Option<List<String>>,
 }
@@ -96,6 +99,7 @@ pub(crate) struct Route {
     pub(crate) prefixes: Option<List<String>>,
     pub(crate) addresses: Option<List<String>>,
     pub(crate) vtep: Option<Text>,
+    pub(crate) udp_checksum6: Option<Text>,
     pub(crate) vtep_mac: Option<Text>,
     pub(crate) node: Option<Text>,
 }

@@ -2,7 +2,7 @@
 
 use std::collections::btree_map::Entry;
 use std::collections::{BTreeMap, BTreeSet};
-use std::net::Ipv4Addr;
+use std::net::IpAddr;
 use std::pin::pin;
 use std::time::{Duration, Instant};
 
@@ -90,7 +90,7 @@ impl AgentHandle {
 struct Dirty {
     underlay: bool,
     ports: BTreeSet<PortId>,
-    vteps: BTreeSet<Ipv4Addr>,
+    vteps: BTreeSet<IpAddr>,
     host: bool,
 }
 

@@ -1,6 +1,6 @@
 //! Why an agent cannot start.
 
-use std::net::Ipv4Addr;
+use std::net::IpAddr;
 
 use viaduct_fib::{ReaderStuck, UpdateError};
 
@@ -38,7 +38,7 @@ pub enum AgentError {
         /// Its name.
         name: String,
         /// The node's address.
-        address: Ipv4Addr,
+        address: IpAddr,
     },
     /// A pod could not be brought up.
     #[error("cannot bring up pod {pod} on interface {interface}: {reason}")]

@@ -24,8 +24,8 @@ pub use agent::{Agent, AgentHandle};
 pub use data_plane::{DataPlane, DataPlaneError};
 pub use error::AgentError;
 pub use options::{
-    AgentOptions, NetworkOptions, OptionsError, PortOptions, RouteOptions, SlowPathOptions,
-    UnderlayOptions,
+    AgentOptions, NetworkOptions, OptionsError, OwnAddresses, PortOptions, RouteOptions,
+    SlowPathOptions, UnderlayOptions,
 };
 pub use slow_path::{SlowPathError, remove_slow_path};
 pub use status::{

@@ -2,11 +2,12 @@
 //!
 //! Pure: the same observation always gives the same decision.
 
-use std::net::{IpAddr, Ipv4Addr};
+use std::net::IpAddr;
 
 use viaduct_encap::{MacAddr, Tunnel, TunnelParams, Vni};
 
 use crate::kernel::{Neighbour, NeighbourState, RouteTo};
+use crate::options::OwnAddresses;
 
 /// Hop limit of outer packets: the initial TTL that RFC 1700 recommends, and Linux's default.
 const HOP_LIMIT: u8 = 64;
@@ -18,8 +19,8 @@ pub(crate) struct Underlay {
     pub(crate) index: u32,
     /// Its MAC: the source of outer frames.
     pub(crate) mac: MacAddr,
-    /// This node's address on it: the source of outer packets.
-    pub(crate) address: Ipv4Addr,
+    /// This node's addresses on it: the sources of outer packets.
+    pub(crate) addresses: OwnAddresses,
     /// The longest IP packet that it sends, in bytes.
     pub(crate) mtu: u32,
 }
@@ -36,9 +37,12 @@ pub(crate) enum Unresolved {
     /// The underlay interface has no Ethernet address.
     #[error("the underlay interface has no MAC")]
     UnderlayWithoutMac,
-    /// The node's underlay address is not on the underlay interface any more.
-    #[error("this node's address {0} is no longer on the underlay interface")]
-    AddressGone(Ipv4Addr),
+    /// The underlay interface has no address of this node that the VTEP could be reached from.
+    #[error("this node has no address of its family on the underlay interface")]
+    NoOwnAddress,
+    /// No address of the node is on the underlay interface any more.
+    #[error("none of this node's addresses is on the underlay interface any more")]
+    AddressesGone,
     /// The kernel knows no way there.
     #[error("no route")]
     NoRoute,
@@ -69,6 +73,8 @@ pub(crate) struct TunnelEnds {
     pub(crate) vni: Vni,
     /// Destination port of outer packets.
     pub(crate) udp_port: u16,
+    /// Whether outer UDP checksums over IPv6 are computed.
+    pub(crate) udp_checksum6: bool,
     /// This node's VTEP MAC: the source of inner frames.
     pub(crate) local_mac: MacAddr,
     /// The other node's VTEP MAC: the destination of inner frames.
@@ -82,14 +88,14 @@ pub(crate) struct TunnelEnds {
 /// Without a route, or with one by another interface.
 pub(crate) fn neighbour_towards(
     underlay: u32,
-    vtep: Ipv4Addr,
+    vtep: IpAddr,
     route: Option<&RouteTo>,
 ) -> Result<IpAddr, Unresolved> {
     let route = route.ok_or(Unresolved::NoRoute)?;
     if route.interface != underlay {
         return Err(Unresolved::OtherInterface(route.interface));
     }
-    Ok(route.gateway.unwrap_or(IpAddr::V4(vtep)))
+    Ok(route.gateway.unwrap_or(vtep))
 }
 
 /// The first hop towards `vtep`.
@@ -99,7 +105,7 @@ pub(crate) fn neighbour_towards(
 /// Why there is none now.
 pub(crate) fn first_hop(
     underlay: u32,
-    vtep: Ipv4Addr,
+    vtep: IpAddr,
     route: Option<&RouteTo>,
     neighbour: Option<&Neighbour>,
 ) -> Result<FirstHop, Unresolved> {
@@ -115,49 +121,54 @@ pub(crate) fn first_hop(
     }
 }
 
-/// The whole outer header for packets of one network to `vtep`.
+/// The whole outer header for packets of one network to `vtep`; none without an own address of its
+/// family.
 pub(crate) fn tunnel(
     underlay: &Underlay,
-    vtep: Ipv4Addr,
+    vtep: IpAddr,
     first_hop: &FirstHop,
     ends: &TunnelEnds,
-) -> Tunnel {
-    Tunnel::new(&TunnelParams {
+) -> Option<Tunnel> {
+    Some(Tunnel::new(&TunnelParams {
         outer_source_mac: underlay.mac,
         outer_destination_mac: first_hop.mac,
-        source: underlay.address,
+        source: underlay.addresses.like(vtep)?,
         destination: vtep,
         udp_port: ends.udp_port,
+        udp_checksum6: ends.udp_checksum6,
         vni: ends.vni,
         inner_source_mac: ends.local_mac,
         inner_destination_mac: ends.remote_mac,
         hop_limit: HOP_LIMIT,
-    })
+    }))
 }
 
-/// The longest IP packet, in bytes, that fits into a tunnel on an underlay of this MTU (bytes).
-/// What a tunnel adds does not depend on where it leads, so any header answers for all.
-pub(crate) fn overlay_mtu(underlay_mtu: u32, vni: Vni) -> u16 {
+/// The longest IP packet, in bytes, that fits into a tunnel from this address on an underlay of
+/// this MTU (bytes). What a tunnel adds does not depend on where it leads, so any header of the
+/// family answers for all.
+pub(crate) fn overlay_mtu(underlay_mtu: u32, own: IpAddr, vni: Vni) -> u16 {
     let nowhere = Tunnel::new(&TunnelParams {
         outer_source_mac: MacAddr([0; 6]),
         outer_destination_mac: MacAddr([0; 6]),
-        source: Ipv4Addr::UNSPECIFIED,
-        destination: Ipv4Addr::UNSPECIFIED,
+        source: own,
+        destination: own,
         udp_port: 0,
+        udp_checksum6: false,
         vni,
         inner_source_mac: MacAddr([0; 6]),
         inner_destination_mac: MacAddr([0; 6]),
         hop_limit: HOP_LIMIT,
     });
-    let overhead = u32::try_from(nowhere.overhead()).unwrap_or(u32::MAX);
-    u16::try_from(underlay_mtu.saturating_sub(overhead)).unwrap_or(u16::MAX)
+    nowhere.room(u16::try_from(underlay_mtu).unwrap_or(u16::MAX))
 }
 
 #[cfg(test)]
 mod tests {
+    use std::net::Ipv4Addr;
+
     use super::*;
 
-    const VTEP: Ipv4Addr = Ipv4Addr::new(192, 0, 2, 2);
+    const VTEP: IpAddr = IpAddr::V4(Ipv4Addr::new(192, 0, 2, 2));
     const GATEWAY: IpAddr = IpAddr::V4(Ipv4Addr::new(192, 0, 2, 254));
     const MAC: MacAddr = MacAddr([2, 0, 0, 0, 0, 9]);
 
@@ -191,7 +202,7 @@ mod tests {
     #[test]
     fn the_neighbour_is_the_gateway_or_the_node_itself() {
         let known = neighbour(NeighbourState::Valid);
-        for (gateway, address) in [(Some(GATEWAY), GATEWAY), (None, IpAddr::V4(VTEP))] {
+        for (gateway, address) in [(Some(GATEWAY), GATEWAY), (None, VTEP)] {
             let hop = first_hop(3, VTEP, Some(&route(3, gateway)), Some(&known));
             assert_eq!(hop, Ok(FirstHop { address, mac: MAC }));
         }
@@ -217,9 +228,9 @@ mod tests {
     #[test]
     fn the_overlay_mtu_is_what_the_tunnel_leaves() {
         let vni = Vni::new(1).unwrap();
-        assert_eq!(overlay_mtu(1500, vni), 1450);
-        assert_eq!(overlay_mtu(9000, vni), 8950);
-        assert_eq!(overlay_mtu(20, vni), 0);
-        assert_eq!(overlay_mtu(u32::MAX, vni), u16::MAX);
+        assert_eq!(overlay_mtu(1500, VTEP, vni), 1450);
+        assert_eq!(overlay_mtu(9000, VTEP, vni), 8950);
+        assert_eq!(overlay_mtu(20, VTEP, vni), 0);
+        assert_eq!(overlay_mtu(1500, "2001:db8::1".parse().unwrap(), vni), 1430);
     }
 }

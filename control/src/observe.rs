@@ -1,21 +1,21 @@
 //! What the kernel is asked for before a decision, and nothing else.
 
-use std::net::{IpAddr, Ipv4Addr};
+use std::net::IpAddr;
 
 use tracing::debug;
 use viaduct_encap::MacAddr;
 
 use crate::kernel::{Kernel, KernelError, LinkInfo, Neighbour, RouteTo};
 use crate::next_hop;
-use crate::options::{PortOptions, UnderlayOptions};
+use crate::options::{OwnAddresses, PortOptions, UnderlayOptions};
 
 /// What is to be seen of the underlay interface.
 #[derive(Clone, Debug)]
 pub(crate) struct ObservedUnderlay {
     /// The interface of the underlay's name; none if there is none.
     pub(crate) link: Option<LinkInfo>,
-    /// Whether it has the node's address.
-    pub(crate) has_address: bool,
+    /// Those of the node's addresses that it has.
+    pub(crate) addresses: OwnAddresses,
 }
 
 /// What is to be seen of a pod's interface.
@@ -43,13 +43,14 @@ pub(crate) async fn underlay(
     let Some(link) = link(kernel, &options.name).await? else {
         return Ok(ObservedUnderlay {
             link: None,
-            has_address: false,
+            addresses: OwnAddresses::default(),
         });
     };
     let addresses = kernel.addresses(link.index).await?;
-    let ours = IpAddr::V4(options.address);
     Ok(ObservedUnderlay {
-        has_address: addresses.iter().any(|address| address.addr() == ours),
+        addresses: options
+            .addresses
+            .only(|own| addresses.iter().any(|there| there.addr() == own)),
         link: Some(link),
     })
 }
@@ -83,9 +84,9 @@ pub(crate) async fn host(kernel: &Kernel) -> Result<Vec<IpAddr>, KernelError> {
 pub(crate) async fn vtep(
     kernel: &Kernel,
     underlay: u32,
-    vtep: Ipv4Addr,
+    vtep: IpAddr,
 ) -> Result<ObservedVtep, KernelError> {
-    let route = kernel.route_to(vtep.into()).await?;
+    let route = kernel.route_to(vtep).await?;
     let neighbour = match next_hop::neighbour_towards(underlay, vtep, route.as_ref()) {
         Ok(address) => kernel.neighbour(underlay, address).await?,
         Err(_) => None,

@@ -33,6 +33,8 @@ pub struct AgentOptions {
 pub struct SlowPathOptions {
     /// The name of the VXLAN device, where none has to be adopted.
     pub device: String,
+    /// The same for the one over IPv6.
+    pub device6: String,
     /// Whether pods' packets to the outside get the node's address.
     pub masquerade: bool,
     /// Whether it is removed when the agent ends; otherwise it goes on carrying packets.
@@ -46,8 +48,41 @@ pub struct SlowPathOptions {
 pub struct UnderlayOptions {
     /// Its name.
     pub name: String,
-    /// This node's address on it: the source of outer packets.
-    pub address: Ipv4Addr,
+    /// This node's addresses on it: the sources of outer packets.
+    pub addresses: OwnAddresses,
+}
+
+/// This node's underlay addresses, at most one of a family.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct OwnAddresses {
+    /// For VTEPs with IPv4 addresses.
+    pub v4: Option<Ipv4Addr>,
+    /// For VTEPs with IPv6 addresses.
+    pub v6: Option<Ipv6Addr>,
+}
+
+impl OwnAddresses {
+    /// The address of the family of another.
+    pub fn like(self, other: IpAddr) -> Option<IpAddr> {
+        match other {
+            IpAddr::V4(_) => self.v4.map(IpAddr::V4),
+            IpAddr::V6(_) => self.v6.map(IpAddr::V6),
+        }
+    }
+
+    /// Those that there are.
+    pub fn iter(self) -> impl Iterator<Item = IpAddr> {
+        let v4 = self.v4.map(IpAddr::V4);
+        v4.into_iter().chain(self.v6.map(IpAddr::V6))
+    }
+
+    /// Those of them that `keep` says.
+    pub(crate) fn only(self, keep: impl Fn(IpAddr) -> bool) -> Self {
+        Self {
+            v4: self.v4.filter(|&address| keep(address.into())),
+            v6: self.v6.filter(|&address| keep(address.into())),
+        }
+    }
 }
 
 /// An overlay network.
@@ -61,6 +96,8 @@ pub struct NetworkOptions {
     pub udp_port: u16,
     /// This node's VTEP MAC in it.
     pub vtep_mac: MacAddr,
+    /// Whether the kernel's VXLAN device over IPv6 computes outer UDP checksums.
+    pub udp_checksum6: bool,
     /// What this node's pods have their addresses from. The first of each family also gives the
     /// source of ICMP errors.
     pub pod_prefixes: Vec<IpNet>,
@@ -94,7 +131,9 @@ pub struct RouteOptions {
     /// The other node's own addresses, beside `vtep`.
     pub addresses: Vec<IpAddr>,
     /// The other node's underlay address.
-    pub vtep: Ipv4Addr,
+    pub vtep: IpAddr,
+    /// Whether outer UDP checksums are computed for it, if `vtep` is IPv6.
+    pub udp_checksum6: bool,
     /// The other node's VTEP MAC in this network.
     pub vtep_mac: MacAddr,
 }
@@ -130,7 +169,7 @@ pub enum OptionsError {
         /// The prefix.
         prefix: IpNet,
         /// The node that the second route leads to.
-        vtep: Ipv4Addr,
+        vtep: IpAddr,
     },
     /// Pods would send packets for a route to the kernel, not to the workers.
     #[error(
@@ -141,7 +180,7 @@ pub enum OptionsError {
         /// The route's prefix.
         prefix: IpNet,
         /// The node that it leads to.
-        vtep: Ipv4Addr,
+        vtep: IpAddr,
         /// The network's name.
         network: String,
     },

@@ -1,7 +1,7 @@
 //! What the agent is doing now, as plain data.
 
 use std::fmt::Display;
-use std::net::{IpAddr, Ipv4Addr};
+use std::net::IpAddr;
 use std::sync::Arc;
 
 use ipnet::IpNet;
@@ -88,7 +88,7 @@ pub struct RouteStatus {
     /// The prefix.
     pub prefix: IpNet,
     /// The other node's underlay address.
-    pub vtep: Ipv4Addr,
+    pub vtep: IpAddr,
     /// The other node's VTEP MAC.
     #[serde(serialize_with = "text")]
     pub vtep_mac: MacAddr,
@@ -179,7 +179,7 @@ mod tests {
         let route = RouteStatus {
             network: "default".into(),
             prefix: "10.42.2.0/24".parse().unwrap(),
-            vtep: Ipv4Addr::new(192, 0, 2, 2),
+            vtep: [192, 0, 2, 2].into(),
             vtep_mac: MacAddr([2, 0, 0, 0, 0, 2]),
             tunnel: 0,
             state: RouteState::Resolved {

@@ -9,7 +9,9 @@ use viaduct_fib::{NetworkId, PortId, Reader};
 use crate::data_plane::{DataPlane, DataPlaneError};
 use crate::kernel::{LinkInfo, Neighbour, NeighbourState, RouteTo};
 use crate::observe::{ObservedPort, ObservedUnderlay, ObservedVtep};
-use crate::options::{AgentOptions, NetworkOptions, PortOptions, RouteOptions, UnderlayOptions};
+use crate::options::{
+    AgentOptions, NetworkOptions, OwnAddresses, PortOptions, RouteOptions, UnderlayOptions,
+};
 
 /// The other node.
 pub(crate) const VTEP: Ipv4Addr = Ipv4Addr::new(192, 0, 2, 2);
@@ -33,13 +35,17 @@ pub(crate) fn options() -> AgentOptions {
     AgentOptions {
         underlay: UnderlayOptions {
             name: "eth1".into(),
-            address: Ipv4Addr::new(192, 0, 2, 1),
+            addresses: OwnAddresses {
+                v4: Some(Ipv4Addr::new(192, 0, 2, 1)),
+                v6: None,
+            },
         },
         networks: vec![NetworkOptions {
             name: "default".into(),
             vni: Vni::new(1).unwrap(),
             udp_port: 8472,
             vtep_mac: mac(0xa1),
+            udp_checksum6: false,
             pod_prefixes: prefixes(&["10.42.1.0/24", "fd00:42:1::/64"]),
             cluster_prefixes: prefixes(&["10.42.0.0/16", "fd00:42::/32"]),
         }],
@@ -51,7 +57,8 @@ pub(crate) fn options() -> AgentOptions {
             network: 0,
             prefixes: prefixes(&["10.42.2.0/24", "fd00:42:2::/64"]),
             addresses: Vec::new(),
-            vtep: VTEP,
+            vtep: VTEP.into(),
+            udp_checksum6: false,
             vtep_mac: mac(0xa2),
         }],
         max_mtu: 9000,
@@ -78,7 +85,7 @@ pub(crate) fn link(index: u32, name: &str) -> LinkInfo {
 pub(crate) fn underlay() -> ObservedUnderlay {
     ObservedUnderlay {
         link: Some(link(UNDERLAY, "eth1")),
-        has_address: true,
+        addresses: options().underlay.addresses,
     }
 }
 

@@ -9,8 +9,9 @@ use common::{Namespace, eventually};
 use tokio::sync::oneshot;
 use viaduct_control::kernel::{Kernel, LinkInfo};
 use viaduct_control::{
-    Agent, AgentError, AgentOptions, DataPlane, DataPlaneError, NetworkOptions, PortOptions,
-    PortState, PortStatus, RouteOptions, RouteState, RouteStatus, StatusHandle, UnderlayOptions,
+    Agent, AgentError, AgentOptions, DataPlane, DataPlaneError, NetworkOptions, OwnAddresses,
+    PortOptions, PortState, PortStatus, RouteOptions, RouteState, RouteStatus, StatusHandle,
+    UnderlayOptions,
 };
 use viaduct_encap::{MacAddr, Vni};
 use viaduct_fib::{NextHopState, PortId, Publisher, ReaderFactory, TunnelId};
@@ -101,13 +102,17 @@ fn options() -> AgentOptions {
     AgentOptions {
         underlay: UnderlayOptions {
             name: "eth1".into(),
-            address: Ipv4Addr::new(192, 0, 2, 1),
+            addresses: OwnAddresses {
+                v4: Some(Ipv4Addr::new(192, 0, 2, 1)),
+                v6: None,
+            },
         },
         networks: vec![NetworkOptions {
             name: "default".into(),
             vni: Vni::new(1).unwrap(),
             udp_port: 8472,
             vtep_mac: MacAddr([2, 0, 0, 0, 9, 1]),
+            udp_checksum6: false,
             pod_prefixes: vec!["10.42.1.0/24".parse().unwrap()],
             cluster_prefixes: vec!["10.42.0.0/16".parse().unwrap()],
         }],
@@ -122,7 +127,8 @@ fn options() -> AgentOptions {
             network: 0,
             prefixes: vec!["10.42.2.0/24".parse().unwrap()],
             addresses: Vec::new(),
-            vtep: VTEP,
+            vtep: VTEP.into(),
+            udp_checksum6: false,
             vtep_mac: MacAddr([2, 0, 0, 0, 9, 2]),
         }],
         max_mtu: 1600,
@@ -251,7 +257,7 @@ fn tunnels_follow_the_underlay() {
             let fib = reader.load();
             fib.networks()
                 .next()
-                .filter(|(_, n)| n.mtu == 1350)
+                .filter(|(_, n)| n.underlay_mtu == 1400)
                 .map(drop)
         };
         eventually("the overlay's MTU", mtu).await;
@@ -360,7 +366,7 @@ fn a_start_without_a_pod_or_underlay_fails_and_says_so() {
         assert_eq!(calls, [""; 0]);
 
         let mut without = options();
-        without.underlay.address = Ipv4Addr::new(192, 0, 2, 77);
+        without.underlay.addresses.v4 = Some(Ipv4Addr::new(192, 0, 2, 77));
         let (error, _) = start(without).await;
         assert!(
             matches!(error, AgentError::NoUnderlayAddress { .. }),

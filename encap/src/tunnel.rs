@@ -2,24 +2,29 @@
 //! patches.
 //!
 //! ```text
-//!  0          14      34    42      50         64
+//!  0          14      34    42      50         64      over IPv4
+//!  0          14      54    62      70         84      over IPv6
 //!  +----------+-------+-----+-------+----------+-----------------
-//!  | Ethernet | IPv4  | UDP | VXLAN | Ethernet | inner IP packet
+//!  | Ethernet |  IP   | UDP | VXLAN | Ethernet | inner IP packet
 //!  +----------+-------+-----+-------+----------+-----------------
 //!   outer                            inner, to the peer's VTEP MAC
 //! ```
 #![deny(clippy::indexing_slicing, clippy::arithmetic_side_effects)]
 #![cfg_attr(test, allow(clippy::indexing_slicing, clippy::arithmetic_side_effects))]
 
-use std::net::Ipv4Addr;
+use std::net::IpAddr;
 
 use crate::ethernet::{self, Ethernet};
+use crate::ip::UDP;
 use crate::{MacAddr, Vni, checksum, vxlan};
 
 const IPV4_LEN: usize = 20;
+const IPV6_LEN: usize = 40;
 const UDP_LEN: usize = 8;
-const OVERHEAD: usize = ethernet::HEADER_LEN + IPV4_LEN + UDP_LEN + vxlan::HEADER_LEN;
-const HEADER_LEN: usize = OVERHEAD + ethernet::HEADER_LEN;
+/// From the UDP header to the inner IP packet.
+const INSIDE: usize = UDP_LEN + vxlan::HEADER_LEN + ethernet::HEADER_LEN;
+const V4_LEN: usize = ethernet::HEADER_LEN + IPV4_LEN + INSIDE;
+const V6_LEN: usize = ethernet::HEADER_LEN + IPV6_LEN + INSIDE;
 
 /// What an outer header is built of.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -28,19 +33,22 @@ pub struct TunnelParams {
     pub outer_source_mac: MacAddr,
     /// MAC of the underlay's next hop.
     pub outer_destination_mac: MacAddr,
-    /// Our VTEP.
-    pub source: Ipv4Addr,
+    /// Our VTEP. Of the peer's family.
+    pub source: IpAddr,
     /// The peer's VTEP.
-    pub destination: Ipv4Addr,
+    pub destination: IpAddr,
     /// VXLAN port of the peer.
     pub udp_port: u16,
+    /// Whether the outer UDP checksum is computed over IPv6; it is 0 otherwise (RFC 6935), and
+    /// always 0 over IPv4 (RFC 7348, section 5).
+    pub udp_checksum6: bool,
     /// The network.
     pub vni: Vni,
     /// Our VTEP's MAC.
     pub inner_source_mac: MacAddr,
     /// The peer's VTEP MAC.
     pub inner_destination_mac: MacAddr,
-    /// TTL of the outer packet.
+    /// TTL or hop limit of the outer packet.
     pub hop_limit: u8,
 }
 
@@ -52,140 +60,213 @@ pub struct TooLong;
 /// A prebuilt outer header to one VTEP in one network.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Tunnel {
-    template: [u8; HEADER_LEN],
-    /// Unfolded sum of the template's IPv4 header, its variable fields zero.
-    ipv4_sum: u64,
+    template: Template,
+    udp_checksum6: bool,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+enum Template {
+    V4 {
+        bytes: [u8; V4_LEN],
+        /// Unfolded sum of the IPv4 header, its variable fields zero.
+        sum: u64,
+    },
+    V6([u8; V6_LEN]),
 }
 
 impl Tunnel {
-    /// Builds the header. Don't-fragment is set and the identification is 0
-    /// (RFC 6864, section 4.1: an atomic datagram); the outer UDP checksum is 0
-    /// (RFC 7348, section 5).
+    /// Builds the header. Over IPv4 don't-fragment is set and the identification is 0 (RFC 6864,
+    /// section 4.1: an atomic datagram).
+    ///
+    /// Addresses of two families are no VTEPs of one underlay: the source is then taken as
+    /// unspecified.
     pub fn new(params: &TunnelParams) -> Self {
-        let outer = Ethernet {
-            destination: params.outer_destination_mac,
-            source: params.outer_source_mac,
-            ether_type: ethernet::IPV4,
+        let template = match params.destination {
+            IpAddr::V4(destination) => {
+                let mut ip = [0; IPV4_LEN];
+                let source = match params.source {
+                    IpAddr::V4(source) => source.octets(),
+                    IpAddr::V6(_) => [0; 4],
+                };
+                let hop_limit = params.hop_limit;
+                let fixed = [0x45, 0, 0, 0, 0, 0, 0x40, 0, hop_limit, UDP, 0, 0];
+                fill(&mut ip, &[&fixed, &source, &destination.octets()]);
+                Template::V4 {
+                    bytes: params.around(ethernet::IPV4, &ip),
+                    sum: checksum::sum(&ip),
+                }
+            }
+            IpAddr::V6(destination) => {
+                let mut ip = [0; IPV6_LEN];
+                let source = match params.source {
+                    IpAddr::V6(source) => source.octets(),
+                    IpAddr::V4(_) => [0; 16],
+                };
+                let fixed = [0x60, 0, 0, 0, 0, 0, UDP, params.hop_limit];
+                fill(&mut ip, &[&fixed, &source, &destination.octets()]);
+                Template::V6(params.around(ethernet::IPV6, &ip))
+            }
         };
-        let inner = Ethernet {
-            destination: params.inner_destination_mac,
-            source: params.inner_source_mac,
-            ether_type: 0,
-        };
-        let mut ipv4 = [0; IPV4_LEN];
-        let (fixed, addresses) = ipv4.split_at_mut(12);
-        fixed.copy_from_slice(&[0x45, 0, 0, 0, 0, 0, 0x40, 0, params.hop_limit, 17, 0, 0]);
-        let (source, destination) = addresses.split_at_mut(4);
-        source.copy_from_slice(&params.source.octets());
-        destination.copy_from_slice(&params.destination.octets());
-        let [p0, p1] = params.udp_port.to_be_bytes();
-
-        let mut template = [0; HEADER_LEN];
-        let parts: [&[u8]; 5] = [
-            &outer.to_bytes(),
-            &ipv4,
-            &[0, 0, p0, p1, 0, 0, 0, 0],
-            &vxlan::to_bytes(params.vni),
-            &inner.to_bytes(),
-        ];
-        for (to, from) in template.iter_mut().zip(parts.into_iter().flatten()) {
-            *to = *from;
-        }
         Self {
             template,
-            ipv4_sum: checksum::sum(&ipv4),
+            udp_checksum6: params.udp_checksum6,
         }
     }
 
     /// Bytes that a tunnel takes from the underlay's MTU: everything in front
     /// of the inner IP packet but the outer Ethernet header.
     pub const fn overhead(&self) -> usize {
-        OVERHEAD
+        self.header_len().saturating_sub(ethernet::HEADER_LEN)
+    }
+
+    /// The longest inner IP packet, in bytes, where outer ones have at most `underlay_mtu`.
+    #[inline]
+    pub fn room(&self, underlay_mtu: u16) -> u16 {
+        let overhead = u16::try_from(self.overhead()).unwrap_or(u16::MAX);
+        underlay_mtu.saturating_sub(overhead)
     }
 
     /// Bytes in front of the inner IP packet, both Ethernet headers included.
     pub const fn header_len(&self) -> usize {
-        HEADER_LEN
+        match self.template {
+            Template::V4 { .. } => V4_LEN,
+            Template::V6(_) => V6_LEN,
+        }
     }
 
-    /// Writes the header into `header`, the [`header_len`](Self::header_len)
-    /// bytes in front of an inner IP packet of `ip_len` bytes.
+    /// Writes the header into the first [`header_len`](Self::header_len) bytes of `frame`, which
+    /// has an inner IP packet behind them and nothing behind that.
     ///
     /// # Errors
-    /// [`TooLong`], with `header` unchanged.
+    /// [`TooLong`], with `frame` unchanged.
     #[inline]
     pub fn write(
         &self,
-        header: &mut [u8],
-        ip_len: usize,
+        frame: &mut [u8],
         ether_type: u16,
         source_port: u16,
         outer_tos: u8,
     ) -> Result<(), TooLong> {
-        let header: &mut [u8; HEADER_LEN] = header.try_into().map_err(|_| TooLong)?;
-        let udp_len = ip_len.saturating_add(UDP_LEN + vxlan::HEADER_LEN + ethernet::HEADER_LEN);
-        let total_len = u16::try_from(udp_len.saturating_add(IPV4_LEN)).map_err(|_| TooLong)?;
-        let udp_len = u16::try_from(udp_len).map_err(|_| TooLong)?;
-        let ipv4_checksum = !checksum::fold(
-            self.ipv4_sum
-                .wrapping_add(u64::from(total_len))
-                .wrapping_add(u64::from(outer_tos)),
-        );
-        *header = self.template;
-        let [
-            _,
-            _,
-            _,
-            _,
-            _,
-            _,
-            _,
-            _,
-            _,
-            _,
-            _,
-            _,
-            _,
-            _, // outer Ethernet
-            _,
-            tos,
-            t0,
-            t1,
-            _,
-            _,
-            _,
-            _,
-            _,
-            _,
-            c0,
-            c1,
-            _,
-            _,
-            _,
-            _,
-            _,
-            _,
-            _,
-            _, // IPv4
-            s0,
-            s1,
-            _,
-            _,
-            l0,
-            l1,
-            _,
-            _, // UDP
-            ..,
-            e0,
-            e1, // inner Ethernet
-        ] = header;
-        *tos = outer_tos;
-        [*t0, *t1] = total_len.to_be_bytes();
-        [*c0, *c1] = ipv4_checksum.to_be_bytes();
-        [*s0, *s1] = source_port.to_be_bytes();
-        [*l0, *l1] = udp_len.to_be_bytes();
-        [*e0, *e1] = ether_type.to_be_bytes();
-        Ok(())
+        match &self.template {
+            Template::V4 { bytes, sum } => {
+                write_v4(bytes, *sum, frame, ether_type, source_port, outer_tos)
+            }
+            Template::V6(bytes) => {
+                write_v6(bytes, frame, ether_type, source_port, outer_tos)?;
+                if self.udp_checksum6 {
+                    write_checksum6(frame);
+                }
+                Ok(())
+            }
+        }
+    }
+}
+
+#[inline]
+fn write_v4(
+    template: &[u8; V4_LEN],
+    sum: u64,
+    frame: &mut [u8],
+    ether_type: u16,
+    source_port: u16,
+    outer_tos: u8,
+) -> Result<(), TooLong> {
+    let (header, packet) = frame.split_first_chunk_mut::<V4_LEN>().ok_or(TooLong)?;
+    let udp_len = packet.len().saturating_add(INSIDE);
+    let total_len = u16::try_from(udp_len.saturating_add(IPV4_LEN)).map_err(|_| TooLong)?;
+    let udp_len = u16::try_from(udp_len).map_err(|_| TooLong)?;
+    let ip_checksum = !checksum::fold(
+        sum.wrapping_add(u64::from(total_len))
+            .wrapping_add(u64::from(outer_tos)),
+    );
+    *header = *template;
+    put(header, 15, [outer_tos]);
+    put(header, 16, total_len.to_be_bytes());
+    put(header, 24, ip_checksum.to_be_bytes());
+    put(header, 34, source_port.to_be_bytes());
+    put(header, 38, udp_len.to_be_bytes());
+    put(header, V4_LEN - 2, ether_type.to_be_bytes());
+    Ok(())
+}
+
+/// The flow label carries the same entropy as the source port (RFC 6438).
+#[inline]
+fn write_v6(
+    template: &[u8; V6_LEN],
+    frame: &mut [u8],
+    ether_type: u16,
+    source_port: u16,
+    outer_tos: u8,
+) -> Result<(), TooLong> {
+    let (header, packet) = frame.split_first_chunk_mut::<V6_LEN>().ok_or(TooLong)?;
+    let udp_len = u16::try_from(packet.len().saturating_add(INSIDE)).map_err(|_| TooLong)?;
+    *header = *template;
+    let [p0, p1] = source_port.to_be_bytes();
+    put(header, 14, [0x60 | outer_tos >> 4, outer_tos << 4, p0, p1]);
+    put(header, 18, udp_len.to_be_bytes());
+    put(header, 54, [p0, p1]);
+    put(header, 58, udp_len.to_be_bytes());
+    put(header, V6_LEN - 2, ether_type.to_be_bytes());
+    Ok(())
+}
+
+/// The UDP checksum over pseudo-header, header and all of the payload, for receivers that take no
+/// zero (RFC 6936). The one thing here that reads the payload.
+fn write_checksum6(frame: &mut [u8]) {
+    let addresses = frame.get(22..54).map_or(0, checksum::sum);
+    let Some(udp) = frame.get_mut(54..) else {
+        return;
+    };
+    let sum = addresses
+        .wrapping_add(u64::from(UDP))
+        .wrapping_add(udp.len() as u64)
+        .wrapping_add(checksum::sum(udp));
+    // 0 says that there is none (RFC 768).
+    let sum = match !checksum::fold(sum) {
+        0 => 0xffff,
+        sum => sum,
+    };
+    put(udp, 6, sum.to_be_bytes());
+}
+
+/// Writes bytes at a place; with arrays of known size the compiler leaves no check.
+#[inline]
+fn put<const N: usize>(to: &mut [u8], at: usize, bytes: [u8; N]) {
+    if let Some(place) = to.get_mut(at..at.saturating_add(N)) {
+        place.copy_from_slice(&bytes);
+    }
+}
+
+fn fill(to: &mut [u8], parts: &[&[u8]]) {
+    for (to, from) in to.iter_mut().zip(parts.iter().copied().flatten()) {
+        *to = *from;
+    }
+}
+
+impl TunnelParams {
+    /// The whole header, with this IP header in it.
+    fn around<const N: usize>(&self, ether_type: u16, ip: &[u8]) -> [u8; N] {
+        let outer = Ethernet {
+            destination: self.outer_destination_mac,
+            source: self.outer_source_mac,
+            ether_type,
+        };
+        let inner = Ethernet {
+            destination: self.inner_destination_mac,
+            source: self.inner_source_mac,
+            ether_type: 0,
+        };
+        let [p0, p1] = self.udp_port.to_be_bytes();
+        let mut template = [0; N];
+        let parts: [&[u8]; 5] = [
+            &outer.to_bytes(),
+            ip,
+            &[0, 0, p0, p1, 0, 0, 0, 0],
+            &vxlan::to_bytes(self.vni),
+            &inner.to_bytes(),
+        ];
+        fill(&mut template, &parts);
+        template
     }
 }
 
@@ -200,9 +281,10 @@ pub(crate) mod tests {
         TunnelParams {
             outer_source_mac: MacAddr([2, 0, 0, 0, 0, 1]),
             outer_destination_mac: MacAddr([2, 0, 0, 0, 0, 2]),
-            source: Ipv4Addr::new(192, 0, 2, 1),
-            destination: Ipv4Addr::new(192, 0, 2, 2),
+            source: [192, 0, 2, 1].into(),
+            destination: [192, 0, 2, 2].into(),
             udp_port: 8472,
+            udp_checksum6: false,
             vni: Vni::new(1).unwrap(),
             inner_source_mac: MacAddr([2, 0, 0, 0, 1, 1]),
             inner_destination_mac: MacAddr([2, 0, 0, 0, 1, 2]),
@@ -212,41 +294,68 @@ pub(crate) mod tests {
 
     /// A whole encapsulated frame around `ip_len` zero bytes.
     pub(crate) fn frame(ip_len: usize) -> Vec<u8> {
-        let mut frame = vec![0; HEADER_LEN + ip_len];
-        Tunnel::new(&params())
-            .write(&mut frame[..HEADER_LEN], ip_len, 0x0800, 50000, 0)
-            .unwrap();
+        let mut frame = vec![0; V4_LEN + ip_len];
+        let tunnel = Tunnel::new(&params());
+        tunnel.write(&mut frame, 0x0800, 50000, 0).unwrap();
         frame
+    }
+
+    /// A VTEP address of either family.
+    fn address(v6: bool, bytes: [u8; 16]) -> IpAddr {
+        let [a, b, c, d, ..] = bytes;
+        if v6 {
+            bytes.into()
+        } else {
+            [a, b, c, d].into()
+        }
     }
 
     proptest! {
         #[test]
-        fn what_is_pushed_reads_back(ip_len in 0usize..2000, port: u16, tos: u8, src: [u8; 4], dst: [u8; 4], udp_port: u16, vni: [u8; 3]) {
-            let p = TunnelParams { source: src.into(), destination: dst.into(), udp_port, vni: Vni::from_bytes(vni), ..params() };
-            let mut frame = vec![0; HEADER_LEN + ip_len];
-            Tunnel::new(&p).write(&mut frame[..HEADER_LEN], ip_len, 0x86dd, port, tos).unwrap();
+        fn what_is_pushed_reads_back(
+            inner in prop::collection::vec(any::<u8>(), 0..2000), port: u16, tos: u8, v6: bool, checksum: bool,
+            src: [u8; 16], dst: [u8; 16], udp_port: u16, vni: [u8; 3],
+        ) {
+            let p = TunnelParams {
+                source: address(v6, src), destination: address(v6, dst), udp_port, udp_checksum6: checksum,
+                vni: Vni::from_bytes(vni), ..params()
+            };
+            let tunnel = Tunnel::new(&p);
+            let header = tunnel.header_len();
+            prop_assert_eq!(header, if v6 { 84 } else { 64 });
+            let mut frame = vec![0; header];
+            frame.extend(&inner);
+            tunnel.write(&mut frame, 0x86dd, port, tos).unwrap();
             let outer = Outer::parse(&frame).unwrap();
             prop_assert_eq!(outer, Outer {
-                src: IpAddr::from(src), dst: IpAddr::from(dst), tos, udp_source: port, udp_destination: udp_port,
-                vni: p.vni, inner_offset: OVERHEAD, inner_len: ip_len + 14,
+                src: p.source, dst: p.destination, tos, udp_source: port, udp_destination: udp_port,
+                vni: p.vni, inner_offset: tunnel.overhead(), inner_len: inner.len() + 14,
             });
-            // An independent reader agrees on every length.
+            prop_assert_eq!(&frame[header..], &inner);
+            // An independent reader agrees on every length, and on the checksum.
             let sliced = etherparse::SlicedPacket::from_ethernet(&frame).unwrap();
-            prop_assert!(matches!(sliced.transport, Some(etherparse::TransportSlice::Udp(u)) if u.payload().len() == 8 + 14 + ip_len));
+            let Some(etherparse::TransportSlice::Udp(udp)) = sliced.transport else {
+                return Err(TestCaseError::fail("not UDP"));
+            };
+            prop_assert_eq!(udp.payload().len(), 8 + 14 + inner.len());
+            if let (true, Some(etherparse::NetSlice::Ipv6(ip))) = (checksum, sliced.net) {
+                let ip = ip.header().to_header();
+                let expected = udp.to_header().calc_checksum_ipv6(&ip, udp.payload()).unwrap();
+                prop_assert_eq!(udp.checksum(), expected);
+            } else {
+                prop_assert_eq!(udp.checksum(), 0);
+            }
         }
     }
 
     #[test]
     fn too_long_and_no_room_are_errors() {
         let tunnel = Tunnel::new(&params());
-        let mut header = [7; HEADER_LEN];
+        let mut frame = vec![7; V4_LEN + 65_500];
+        assert_eq!(tunnel.write(&mut frame, 0x0800, 1, 0), Err(TooLong));
+        assert!(frame.iter().all(|&byte| byte == 7));
         assert_eq!(
-            tunnel.write(&mut header, 65_500, 0x0800, 1, 0),
-            Err(TooLong)
-        );
-        assert_eq!(header, [7; HEADER_LEN]);
-        assert_eq!(
-            tunnel.write(&mut header[1..], 100, 0x0800, 1, 0),
+            tunnel.write(&mut frame[..V4_LEN - 1], 0x0800, 1, 0),
             Err(TooLong)
         );
     }

@@ -19,8 +19,8 @@ pub struct Network {
     pub overlay_v4: Option<Ipv4Addr>,
     /// The address that `ICMPv6` errors come from; none: they are not sent.
     pub overlay_v6: Option<Ipv6Addr>,
-    /// The longest IP packet, in bytes, that fits into a tunnel of this network.
-    pub mtu: u16,
+    /// The longest outer IP packet, in bytes; a tunnel takes its overhead from it.
+    pub underlay_mtu: u16,
 }
 
 /// A pod's attachment.

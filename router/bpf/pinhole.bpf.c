@@ -31,13 +31,13 @@ struct device {
 	__u32 vni; // of a pod's network; not used on the underlay
 };
 
+// IPv4 addresses are mapped (::ffff:a.b.c.d), here and below.
 struct vtep {
-	__u32 address; // network order
-	__u16 port;    // network order
+	__u8 address[16];
+	__u16 port; // network order
 	__u16 zero;
 };
 
-// IPv4 addresses are mapped (::ffff:a.b.c.d).
 struct pod {
 	__u32 vni;
 	__u8 address[16];
@@ -157,27 +157,50 @@ static __always_inline void map_v4(__u8 *to, const void *from)
 	__builtin_memcpy(to + 12, from, 4);
 }
 
+// The UDP header behind an outer IP header without options or extensions; what has any, or is a
+// fragment, is the kernel's. The VTEP's address is noted.
+static __always_inline struct udphdr *outer_udp(struct ethhdr *eth, void *end, struct vtep *vtep)
+{
+	if (eth->h_proto == bpf_htons(ETH_P_IP)) {
+		struct iphdr *ip = (void *)(eth + 1);
+		if ((void *)(ip + 1) > end || ip->ihl != 5 || ip->version != 4 ||
+		    ip->protocol != IPPROTO_UDP || (ip->frag_off & bpf_htons(IP_MF_OR_OFFSET)))
+			return 0;
+		map_v4(vtep->address, &ip->daddr);
+		return (void *)(ip + 1);
+	}
+	if (eth->h_proto == bpf_htons(ETH_P_IPV6)) {
+		struct ipv6hdr *ip = (void *)(eth + 1);
+		if ((void *)(ip + 1) > end || ip->version != 6 || ip->nexthdr != IPPROTO_UDP)
+			return 0;
+		__builtin_memcpy(vtep->address, &ip->daddr, 16);
+		return (void *)(ip + 1);
+	}
+	return 0;
+}
+
 // NIC: VXLAN to one of our VTEPs for a local pod.
 SEC("xdp")
 int viaduct_underlay(struct xdp_md *ctx)
 {
 	void *data = (void *)(long)ctx->data, *end = (void *)(long)ctx->data_end;
 	__u32 ifindex = ctx->ingress_ifindex;
-	struct ethhdr *eth = data;
-	struct iphdr *ip = (void *)(eth + 1);
-	struct udphdr *udp = (void *)(ip + 1);
-	__u8 *vxlan = (void *)(udp + 1);
-	struct ethhdr *inner = (void *)(vxlan + VXLAN_LEN);
+	struct ethhdr *eth = data, *inner;
 	struct vtep vtep = {};
 	struct pod pod = {};
 	struct device *dev;
+	struct udphdr *udp;
+	__u8 *vxlan;
 
+	if ((void *)(eth + 1) > end)
+		return pass();
+	udp = outer_udp(eth, end, &vtep);
+	if (!udp)
+		return pass();
+	vxlan = (void *)(udp + 1);
+	inner = (void *)(vxlan + VXLAN_LEN);
 	if ((void *)(inner + 1) > end)
 		return pass();
-	if (eth->h_proto != bpf_htons(ETH_P_IP) || ip->ihl != 5 || ip->version != 4 ||
-	    ip->protocol != IPPROTO_UDP || (ip->frag_off & bpf_htons(IP_MF_OR_OFFSET)))
-		return pass();
-	vtep.address = ip->daddr;
 	vtep.port = udp->dest;
 	if (!bpf_map_lookup_elem(&vteps, &vtep))
 		return pass();

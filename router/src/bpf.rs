@@ -3,7 +3,7 @@
 
 use std::fs;
 use std::io;
-use std::net::{IpAddr, Ipv4Addr};
+use std::net::IpAddr;
 use std::os::fd::{AsFd, AsRawFd, RawFd};
 use std::path::{Path, PathBuf};
 use std::ptr::{self, NonNull};
@@ -45,7 +45,7 @@ struct Device {
 #[repr(C)]
 #[derive(Clone, Copy)]
 struct Vtep {
-    address: [u8; 4],
+    address: [u8; 16],
     port: [u8; 2],
     zero: [u8; 2],
 }
@@ -64,7 +64,7 @@ struct PrefixKey {
     address: [u8; 16],
 }
 
-// SAFETY: all four are plain data without padding (16, 8, 20 and 20 bytes).
+// SAFETY: all four are plain data without padding (16, 20, 20 and 20 bytes).
 unsafe impl Pod for Device {}
 // SAFETY: as above.
 unsafe impl Pod for Vtep {}
@@ -303,9 +303,9 @@ impl Pinholes {
         }
     }
 
-    pub(crate) fn add_vtep(&mut self, address: Ipv4Addr, port: u16) -> Result<(), RouterError> {
+    pub(crate) fn add_vtep(&mut self, address: IpAddr, port: u16) -> Result<(), RouterError> {
         let key = Vtep {
-            address: address.octets(),
+            address: mapped(address),
             port: port.to_be_bytes(),
             zero: [0; 2],
         };

@@ -320,7 +320,7 @@ fn transmit(
 ) -> Stage<PortId> {
     let mtu = match way {
         Way::Local(_, port) => port.mtu,
-        Way::Tunnel(_) => network.mtu,
+        Way::Tunnel(tunnel) => tunnel.room(network.underlay_mtu),
     };
     if inner.ip.len > usize::from(mtu) {
         return Err(too_big(inner, mtu));
@@ -382,14 +382,10 @@ fn encapsulate(frame: &mut Frame<'_>, inner: &Inner, tunnel: &Tunnel) -> Stage<(
     frame
         .push(tunnel.header_len())
         .ok_or(DropReason::NoHeadroom)?;
-    let header = frame
-        .packet()
-        .get_mut(..tunnel.header_len())
-        .ok_or(DropReason::NoHeadroom)?;
     let source_port = flow::source_port(flow::flow_hash(&inner.ip));
     let tos = ecn::outer_tos(inner.ip.tos);
     tunnel
-        .write(header, inner.ip.len, inner.ether_type, source_port, tos)
+        .write(frame.packet(), inner.ether_type, source_port, tos)
         .map_err(|_| DropReason::TooBig)?;
     Ok(())
 }

@@ -1,7 +1,7 @@
 //! The data plane as the control side sees it: workers, links, pinholes.
 
 use std::io;
-use std::net::{IpAddr, Ipv4Addr};
+use std::net::IpAddr;
 use std::os::fd::RawFd;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -457,7 +457,7 @@ impl Router {
     ///
     /// # Errors
     /// When the map is full.
-    pub fn add_vtep(&mut self, address: Ipv4Addr, port: u16) -> Result<(), RouterError> {
+    pub fn add_vtep(&mut self, address: IpAddr, port: u16) -> Result<(), RouterError> {
         self.pinholes.add_vtep(address, port)
     }
 

@@ -223,8 +223,10 @@ impl Testbed {
         for (peer, mac) in peers {
             config += &format!(
                 "[[routes]]\nprefixes = [\"10.244.{peer}.0/24\", \"fd00:10:244:{peer}::/64\"]\n\
-                 addresses = [\"fd00:99::{peer}\"]\n\
-                 vtep = \"192.0.2.{peer}\"\nvtep_mac = \"{mac}\"\n"
+                 addresses = [\"fd00:99::{peer}\", \"192.0.2.{peer}\"]\n\
+                 vtep = \"{}\"\nvtep_mac = \"{mac}\"\n{}\n",
+                setup.vtep(*peer),
+                setup.route,
             );
         }
         let file = self.directory.path().join(format!("node-{n}.toml"));
@@ -269,9 +271,23 @@ pub struct Setup<'a> {
     pub underlay: &'a str,
     /// Lines of `[slow_path]`.
     pub slow_path: &'a str,
+    /// Peers that are reached over IPv6; the others over IPv4.
+    pub over_v6: &'a [u8],
+    /// Further lines of each `[[routes]]`.
+    pub route: &'a str,
     /// Further arguments of `viaduct run`.
     pub arguments: &'a [&'a str],
     pub environment: &'a [(&'a str, &'a str)],
+}
+
+impl Setup<'_> {
+    fn vtep(&self, peer: u8) -> String {
+        if self.over_v6.contains(&peer) {
+            format!("fd00:99::{peer}")
+        } else {
+            format!("192.0.2.{peer}")
+        }
+    }
 }
 
 /// The VTEP MAC of node N in tests.

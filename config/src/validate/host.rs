@@ -1,5 +1,6 @@
 //! What concerns the node itself: `[node]`, `[underlay]`, `[workers]`, `[runtime]`.
 
+use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -50,6 +51,7 @@ pub(super) fn underlay(
     let none = UnderlayConfig {
         interface: String::new(),
         address: None,
+        address6: None,
         xdp: XdpMode::Auto,
         queues: None,
         line: 1,
@@ -69,10 +71,14 @@ pub(super) fn underlay(
         ("generic", XdpMode::Generic),
     ];
     let mut underlay = UnderlayConfig {
-        address: raw
-            .address
-            .as_ref()
-            .and_then(|text| underlay_address(text.get_ref(), &text.span(), problems)),
+        address: match own_address(raw.address.as_ref(), "address", true, problems) {
+            Some(IpAddr::V4(address)) => Some(address),
+            _ => None,
+        },
+        address6: match own_address(raw.address6.as_ref(), "address6", false, problems) {
+            Some(IpAddr::V6(address)) => Some(address),
+            _ => None,
+        },
         xdp: choice(raw.xdp.as_ref(), "xdp", &modes, problems),
         queues: number(raw.queues.as_ref(), "queues", &(1..=1024), problems),
         ..none
@@ -88,6 +94,29 @@ pub(super) fn underlay(
         underlay.line = problems.line(&at);
     }
     underlay
+}
+
+/// One of the node's own addresses, of the key's family.
+fn own_address(
+    value: Option<&Text>,
+    key: &str,
+    v4: bool,
+    problems: &mut Problems<'_>,
+) -> Option<IpAddr> {
+    let text = value?;
+    let address = underlay_address(text.get_ref(), &text.span(), problems)?;
+    if address.is_ipv4() == v4 {
+        return Some(address);
+    }
+    let (family, other) = if v4 {
+        ("IPv4", "address6")
+    } else {
+        ("IPv6", "address")
+    };
+    let message =
+        format!("`{key}` is for the node's {family} address; give {address} as `{other}`");
+    problems.report(&text.span(), message);
+    None
 }
 
 pub(super) fn workers(raw: &Workers, problems: &mut Problems<'_>) -> WorkersConfig {
@@ -156,13 +185,16 @@ pub(super) fn runtime(raw: &Runtime, node: &str, problems: &mut Problems<'_>) ->
 }
 
 pub(super) fn slow_path(raw: &SlowPath, vni: u32, problems: &mut Problems<'_>) -> SlowPathConfig {
-    let device = match &raw.device {
+    let mut device = |given: &Option<Text>, default: &str| match given {
         Some(name) => {
             interface(name.get_ref(), &name.span(), problems);
             name.get_ref().clone()
         }
-        None => format!("viaduct.{vni}"),
+        // A name has at most 15 bytes, a VNI up to eight digits.
+        None if vni < 1_000_000 => format!("viaduct{default}.{vni}"),
+        None => format!("vdt{default}.{vni}"),
     };
+    let (device, device6) = (device(&raw.device, ""), device(&raw.device6, "6"));
     let choices = [
         ("kernel", OnExit::Kernel),
         ("remove", OnExit::Remove),
@@ -171,6 +203,7 @@ pub(super) fn slow_path(raw: &SlowPath, vni: u32, problems: &mut Problems<'_>) -
     SlowPathConfig {
         enabled: raw.enabled.unwrap_or(true),
         device,
+        device6,
         masquerade: raw.masquerade.unwrap_or(false),
         on_exit: choice(raw.on_exit.as_ref(), "on_exit", &choices, problems),
     }

@@ -23,7 +23,7 @@ pub(crate) fn config(root: &Root, file: &Path, problems: &mut Problems<'_>) -> C
     let underlay = host::underlay(root.underlay.as_ref(), problems);
     let workers = host::workers(&root.workers, problems);
     let runtime = host::runtime(&root.runtime, &node.name, problems);
-    let networks = networks::networks(&root.networks, &node.name, underlay.address, problems);
+    let networks = networks::networks(&root.networks, &node.name, &underlay, problems);
     let pods = pods::pods(
         &root.pods,
         &networks,
@@ -31,13 +31,7 @@ pub(crate) fn config(root: &Root, file: &Path, problems: &mut Problems<'_>) -> C
         workers.max_ports,
         problems,
     );
-    let routes = routes::routes(
-        &root.routes,
-        &networks,
-        &node.name,
-        underlay.address,
-        problems,
-    );
+    let routes = routes::routes(&root.routes, &networks, &node.name, &underlay, problems);
     // The first network is the one that the kernel carries too.
     let vni = networks.first().map_or(0, |checked| checked.network.vni);
     let slow_path = host::slow_path(&root.slow_path, vni, problems);

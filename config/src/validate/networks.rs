@@ -1,16 +1,15 @@
 //! `[[networks]]`.
 
-use std::net::{IpAddr, Ipv4Addr};
 use std::ops::Range;
 
 use ipnet::IpNet;
 use toml::Spanned;
 
 use super::prefix::{self, PrefixTable};
-use super::values::{Once, label, mac, missing, number, required, required_list};
+use super::values::{Once, label, mac, missing, number, required, required_list, udp_checksum6};
 use crate::hint::did_you_mean;
 use crate::mac::derive_vtep_mac;
-use crate::model::{DEFAULT_UDP_PORT, NetworkConfig};
+use crate::model::{DEFAULT_UDP_PORT, NetworkConfig, UnderlayConfig};
 use crate::raw::{List, Network, Text};
 use crate::source::Problems;
 
@@ -35,7 +34,7 @@ pub(super) struct PodPrefix {
 pub(super) fn networks(
     raw: &[Spanned<Network>],
     node: &str,
-    underlay: Option<Ipv4Addr>,
+    underlay: &UnderlayConfig,
     problems: &mut Problems<'_>,
 ) -> Vec<Checked> {
     if raw.is_empty() {
@@ -70,6 +69,7 @@ pub(super) fn networks(
                 .unwrap_or(DEFAULT_UDP_PORT),
             vtep_mac: mac(raw.vtep_mac.as_ref(), problems)
                 .unwrap_or_else(|| derive_vtep_mac(node, vni)),
+            udp_checksum6: udp_checksum6(raw.udp_checksum6.as_ref(), problems).unwrap_or(false),
             pod_prefixes: Vec::new(),
             cluster_prefixes: Vec::new(),
             line: problems.line(&name.map_or(at.clone(), |(_, at)| at)),
@@ -86,7 +86,7 @@ fn with_prefixes(
     mut network: NetworkConfig,
     raw: &Network,
     at: &Range<usize>,
-    underlay: Option<Ipv4Addr>,
+    underlay: &UnderlayConfig,
     problems: &mut Problems<'_>,
 ) -> Checked {
     let cluster = prefixes(
@@ -107,7 +107,8 @@ fn with_prefixes(
     let mut cluster_prefixes = PrefixTable::default();
     for (net, at) in cluster.iter().flatten() {
         once.note(*net, net, at, problems);
-        if let Some(address) = underlay.filter(|address| net.contains(&IpAddr::V4(*address))) {
+        let mut own = underlay.own_addresses();
+        if let Some(address) = own.find(|address| net.contains(address)) {
             let message = format!(
                 "{net} contains the underlay address {address}, so nodes could not reach each other beside the \
                  overlay; give prefixes that only pods have"

@@ -9,9 +9,11 @@ use toml::Spanned;
 
 use super::networks::{Checked, PodPrefix, resolve};
 use super::prefix;
-use super::values::{Once, mac, node_name, required, required_list, underlay_address};
+use super::values::{
+    Once, mac, node_name, required, required_list, udp_checksum6, underlay_address,
+};
 use crate::mac::{Mac, derive_vtep_mac};
-use crate::model::RouteConfig;
+use crate::model::{RouteConfig, UnderlayConfig};
 use crate::raw::{Route, Text};
 use crate::source::Problems;
 
@@ -20,7 +22,7 @@ use crate::source::Problems;
 struct Seen {
     prefixes: Once<(usize, IpNet)>,
     /// Network and VTEP to its MAC and the line of that.
-    vteps: HashMap<(usize, Ipv4Addr), (Mac, usize)>,
+    vteps: HashMap<(usize, IpAddr), (Mac, usize)>,
 }
 
 /// A network with its index.
@@ -30,7 +32,7 @@ pub(super) fn routes(
     raw: &[Spanned<Route>],
     networks: &[Checked],
     own_node: &str,
-    own_address: Option<Ipv4Addr>,
+    own: &UnderlayConfig,
     problems: &mut Problems<'_>,
 ) -> Vec<RouteConfig> {
     let mut seen = Seen::default();
@@ -43,7 +45,7 @@ pub(super) fn routes(
         let vtep_text = required(raw.vtep.as_ref(), &at, "vtep = \"192.0.2.2\"", problems);
         let vtep = vtep_text
             .as_ref()
-            .and_then(|(text, at)| vtep(text, at, networks, own_address, problems));
+            .and_then(|(text, at)| vtep(text, at, networks, own, problems));
         let vtep_mac = vtep_mac(raw, &at, network, own_node, problems);
         if let (Some((index, checked)), Some((mac, at))) = (network, vtep_mac.as_ref()) {
             let key = vtep.map(|vtep| (index, vtep));
@@ -53,7 +55,9 @@ pub(super) fn routes(
             network: network.map_or(0, |(index, _)| index),
             prefixes,
             addresses: addresses(raw, network, problems),
-            vtep: vtep.unwrap_or(Ipv4Addr::UNSPECIFIED),
+            udp_checksum6: udp_checksum6(raw.udp_checksum6.as_ref(), problems)
+                .unwrap_or(network.is_some_and(|(_, checked)| checked.network.udp_checksum6)),
+            vtep: vtep.unwrap_or(IpAddr::V4(Ipv4Addr::UNSPECIFIED)),
             vtep_mac: vtep_mac.map_or(Mac([0; 6]), |(mac, _)| mac),
             node: raw.node.as_ref().map(|text| text.get_ref().clone()),
             line: problems.line(&vtep_text.map_or(at, |(_, at)| at)),
@@ -139,17 +143,17 @@ fn vtep(
     text: &str,
     at: &Range<usize>,
     networks: &[Checked],
-    own_address: Option<Ipv4Addr>,
+    own: &UnderlayConfig,
     problems: &mut Problems<'_>,
-) -> Option<Ipv4Addr> {
+) -> Option<IpAddr> {
     let vtep = underlay_address(text, at, problems)?;
-    if own_address == Some(vtep) {
+    if own.own_addresses().any(|own| own == vtep) {
         problems.report(
             at,
             format!("{vtep} is this node's own underlay address; give the other node's"),
         );
     }
-    let address = IpNet::from(IpAddr::V4(vtep));
+    let address = IpNet::from(vtep);
     let covering =
         |checked: &Checked| Some(checked.cluster_prefixes.as_ref()?.covering(address)?.0);
     if let Some(net) = networks.iter().find_map(covering) {
@@ -209,7 +213,7 @@ fn node_mac(
 
 /// A VTEP has one MAC in a network, and it is not `own_mac`. `key` is none when the VTEP itself was wrong.
 fn consistent(
-    key: Option<(usize, Ipv4Addr)>,
+    key: Option<(usize, IpAddr)>,
     mac: Mac,
     at: &Range<usize>,
     own_mac: Mac,

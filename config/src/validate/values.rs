@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 use std::collections::hash_map::Entry;
 use std::fmt::Display;
-use std::net::{IpAddr, Ipv4Addr};
+use std::net::IpAddr;
 use std::ops::{Range, RangeInclusive};
 
 use ipnet::IpNet;
@@ -126,29 +126,32 @@ pub(super) fn mac(value: Option<&Text>, problems: &mut Problems<'_>) -> Option<M
     None
 }
 
-/// An underlay address: unicast IPv4.
+/// An underlay address: unicast.
 pub(super) fn underlay_address(
     text: &str,
     at: &Range<usize>,
     problems: &mut Problems<'_>,
-) -> Option<Ipv4Addr> {
-    let message = match text.parse() {
-        // Link-local addresses are odd between nodes, but they work.
-        Ok(IpAddr::V4(address)) => match special_use(IpNet::from(IpAddr::V4(address))) {
-            None | Some("link-local") => return Some(address),
+) -> Option<IpAddr> {
+    let message = match text.parse::<IpAddr>() {
+        // IPv4's link-local addresses are odd between nodes, but they work. IPv6's need to be told
+        // the interface with each use.
+        Ok(address) => match special_use(IpNet::from(address)) {
+            None => return Some(address),
+            Some("link-local") if address.is_ipv4() => return Some(address),
             Some(kind) => format!(
                 "{address} is {kind}; give the unicast address of a node's underlay interface"
             ),
         },
-        Ok(IpAddr::V6(address)) => {
-            format!(
-                "{address}: an IPv6 underlay is not supported yet; give the node's IPv4 address"
-            )
-        }
         Err(_) => format!("{text:?} is not an IP address; write it like 192.0.2.1"),
     };
     problems.report(at, message);
     None
+}
+
+/// Whether outer UDP checksums over IPv6 are computed; none when it is not said.
+pub(super) fn udp_checksum6(value: Option<&Text>, problems: &mut Problems<'_>) -> Option<bool> {
+    let choices = [("zero", false), ("compute", true)];
+    value.map(|value| choice(Some(value), "udp_checksum6", &choices, problems))
 }
 
 /// An interface's name, by the rules of the kernel (`dev_valid_name` in net/core/dev.c; `IFNAMSIZ` is 16 with the

@@ -91,7 +91,7 @@ fn node_and_underlay() {
             5,
             "192.0.2.1",
             "2001:db8::1",
-            &["IPv6 underlay is not supported yet", "IPv4 address"],
+            &["as `address6`", "IPv4 address"],
         ),
         Case(5, "192.0.2.1", "0.0.0.0", &["unspecified"]),
         Case(5, "192.0.2.1", "127.0.0.1", &["loopback"]),

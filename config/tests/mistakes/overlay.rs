@@ -203,12 +203,7 @@ fn routes() {
             "192.0.2.1",
             &["this node's own underlay address"],
         ),
-        Case(
-            37,
-            "192.0.2.2",
-            "::1",
-            &["IPv6 underlay is not supported yet"],
-        ),
+        Case(37, "192.0.2.2", "::1", &["loopback"]),
         Case(37, "192.0.2.2", "224.0.0.1", &["multicast"]),
         Case(
             37,

@@ -28,8 +28,10 @@ pub struct VxlanSettings {
     pub lower: Option<u32>,
     /// Whether it learns where MACs are from the packets that come.
     pub learning: bool,
-    /// Outer IPv6: sends and takes UDP checksum 0.
-    pub zero_checksum6: bool,
+    /// Outer IPv6: sends UDP checksum 0.
+    pub zero_tx6: bool,
+    /// Outer IPv6: takes UDP checksum 0.
+    pub zero_rx6: bool,
 }
 
 /// A VXLAN device.
@@ -165,8 +167,8 @@ fn attributes(settings: &VxlanSettings) -> Vec<InfoVxlan> {
         Some(IpAddr::V4(local)) => all.push(InfoVxlan::Local(local)),
         Some(IpAddr::V6(local)) => {
             all.push(InfoVxlan::Local6(local));
-            all.push(InfoVxlan::UDPZeroCsumTX(settings.zero_checksum6));
-            all.push(InfoVxlan::UDPZeroCsumRX(settings.zero_checksum6));
+            all.push(InfoVxlan::UDPZeroCsumTX(settings.zero_tx6));
+            all.push(InfoVxlan::UDPZeroCsumRX(settings.zero_rx6));
         }
         None => {}
     }
@@ -194,7 +196,8 @@ fn device(message: &LinkMessage, link: &LinkInfo) -> Option<VxlanDevice> {
         local: None,
         lower: None,
         learning: false,
-        zero_checksum6: false,
+        zero_tx6: false,
+        zero_rx6: false,
     };
     for attribute in data? {
         match attribute {
@@ -204,7 +207,8 @@ fn device(message: &LinkMessage, link: &LinkInfo) -> Option<VxlanDevice> {
             InfoVxlan::Local6(local) => settings.local = Some((*local).into()),
             InfoVxlan::Link(index) if *index != 0 => settings.lower = Some(*index),
             InfoVxlan::Learning(learning) => settings.learning = *learning,
-            InfoVxlan::UDPZeroCsumRX(zero) => settings.zero_checksum6 = *zero,
+            InfoVxlan::UDPZeroCsumTX(zero) => settings.zero_tx6 = *zero,
+            InfoVxlan::UDPZeroCsumRX(zero) => settings.zero_rx6 = *zero,
             _ => {}
         }
     }

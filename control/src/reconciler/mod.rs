@@ -13,7 +13,7 @@ mod routes;
 mod tests;
 
 use std::collections::BTreeMap;
-use std::net::{IpAddr, Ipv4Addr};
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -39,7 +39,7 @@ pub(crate) struct Observed {
     pub(crate) underlay: ObservedUnderlay,
     /// In the order of the options.
     pub(crate) ports: Vec<ObservedPort>,
-    pub(crate) vteps: BTreeMap<Ipv4Addr, ObservedVtep>,
+    pub(crate) vteps: BTreeMap<IpAddr, ObservedVtep>,
     /// This host's own addresses.
     pub(crate) host: Vec<IpAddr>,
 }
@@ -56,7 +56,7 @@ pub(crate) struct Reconciler<D> {
     tunnels: BTreeMap<TunnelId, Tunnel>,
     /// The prefixes of other nodes that the table has.
     remotes: BTreeMap<(NetworkId, IpNet), TunnelId>,
-    vteps: BTreeMap<Ipv4Addr, Vtep>,
+    vteps: BTreeMap<IpAddr, Vtep>,
     /// When to publish what is staged; none if nothing is.
     publish_at: Option<Instant>,
     /// The epoch that was published last.
@@ -146,7 +146,7 @@ impl<D: DataPlane> Reconciler<D> {
         ports: Vec<PortOptions>,
         routes: Vec<RouteOptions>,
         now: Instant,
-    ) -> Result<(Vec<PortId>, Vec<Ipv4Addr>), AgentError> {
+    ) -> Result<(Vec<PortId>, Vec<IpAddr>), AgentError> {
         let wanted = AgentOptions {
             ports,
             routes,

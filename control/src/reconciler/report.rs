@@ -1,5 +1,6 @@
 //! Writes the status.
 
+use std::net::IpAddr;
 use std::sync::Arc;
 
 use viaduct_fib::PortId;
@@ -7,7 +8,7 @@ use viaduct_fib::PortId;
 use super::Reconciler;
 use super::port::{Port, State};
 use crate::data_plane::DataPlane;
-use crate::next_hop::{FirstHop, Unresolved};
+use crate::next_hop::{FirstHop, Underlay, Unresolved};
 use crate::options::AgentOptions;
 use crate::status::{AgentStatus, PortState, PortStatus, RouteState, RouteStatus};
 
@@ -43,7 +44,7 @@ impl<D: DataPlane> Reconciler<D> {
                 continue;
             };
             let hop = vtep.hop.as_ref();
-            let state = route_state(self.underlay.as_ref().err(), hop);
+            let state = route_state(self.underlay.as_ref(), route.vtep, hop);
             statuses.extend(route.prefixes.iter().map(|&prefix| RouteStatus {
                 network: network_name(&self.options, route.network),
                 prefix,
@@ -79,12 +80,20 @@ fn port_status(id: PortId, port: &Port, all: &AgentOptions) -> PortStatus {
 }
 
 /// The underlay's fault comes before the route's.
-fn route_state(underlay: Option<&Unresolved>, hop: Result<&FirstHop, &Unresolved>) -> RouteState {
-    match (underlay, hop) {
-        (Some(reason), _) | (None, Err(reason)) => RouteState::Unresolved {
+fn route_state(
+    underlay: Result<&Underlay, &Unresolved>,
+    vtep: IpAddr,
+    hop: Result<&FirstHop, &Unresolved>,
+) -> RouteState {
+    let own = underlay.and_then(|underlay| {
+        let own = underlay.addresses.like(vtep);
+        own.ok_or(&Unresolved::NoOwnAddress)
+    });
+    match own.and(hop) {
+        Err(reason) => RouteState::Unresolved {
             reason: reason.to_string(),
         },
-        (None, Ok(hop)) => RouteState::Resolved {
+        Ok(hop) => RouteState::Resolved {
             next_hop: hop.address,
             mac: hop.mac,
         },

@@ -1,7 +1,7 @@
 //! The underlay, the ways to other nodes, and the tunnels that follow from them.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::net::{IpAddr, Ipv4Addr};
+use std::net::IpAddr;
 use std::time::{Duration, Instant};
 
 use ipnet::IpNet;
@@ -13,7 +13,7 @@ use crate::data_plane::DataPlane;
 use crate::error::AgentError;
 use crate::next_hop::{self, FirstHop, TunnelEnds, Underlay, Unresolved};
 use crate::observe::{ObservedUnderlay, ObservedVtep};
-use crate::options::{NetworkOptions, RouteOptions, UnderlayOptions};
+use crate::options::{NetworkOptions, OwnAddresses, RouteOptions, UnderlayOptions};
 
 /// How often the kernel is asked to resolve a neighbour that it has not resolved.
 const RESOLVE_INTERVAL: Duration = Duration::from_secs(1);
@@ -25,7 +25,7 @@ const REVALIDATE_INTERVAL: Duration = Duration::from_secs(15);
 pub(super) struct Tunnel {
     /// The network's place in the options.
     network: usize,
-    vtep: Ipv4Addr,
+    vtep: IpAddr,
     ends: TunnelEnds,
 }
 
@@ -52,7 +52,7 @@ impl NetworkOptions {
             vtep_mac: self.vtep_mac,
             overlay_v4: self.overlay_v4(),
             overlay_v6: self.overlay_v6(),
-            mtu: next_hop::overlay_mtu(underlay_mtu, self.vni),
+            underlay_mtu: u16::try_from(underlay_mtu).unwrap_or(u16::MAX),
         }
     }
 }
@@ -70,8 +70,8 @@ pub(super) fn first_underlay(
     let mac = link
         .mac
         .ok_or_else(|| AgentError::UnderlayWithoutMac { name: name() })?;
-    if !observed.has_address {
-        let address = options.address;
+    let missing = |own: &IpAddr| observed.addresses.like(*own) != Some(*own);
+    if let Some(address) = options.addresses.iter().find(missing) {
         return Err(AgentError::NoUnderlayAddress {
             name: name(),
             address,
@@ -80,7 +80,7 @@ pub(super) fn first_underlay(
     Ok(Underlay {
         index: link.index,
         mac,
-        address: options.address,
+        addresses: options.addresses,
         mtu: link.mtu,
     })
 }
@@ -89,7 +89,7 @@ impl<D: DataPlane> Reconciler<D> {
     /// Puts all routes into the table, resolved or not.
     pub(super) fn add_routes(
         &mut self,
-        observed: &BTreeMap<Ipv4Addr, ObservedVtep>,
+        observed: &BTreeMap<IpAddr, ObservedVtep>,
         now: Instant,
     ) -> Result<(), AgentError> {
         let routes = self.options.routes.clone();
@@ -109,7 +109,7 @@ impl<D: DataPlane> Reconciler<D> {
         &mut self,
         routes: &[RouteOptions],
         now: Instant,
-    ) -> Result<Vec<Ipv4Addr>, UpdateError> {
+    ) -> Result<Vec<IpAddr>, UpdateError> {
         let mut new = Vec::new();
         let mut wanted = BTreeMap::new();
         for route in routes {
@@ -141,7 +141,7 @@ impl<D: DataPlane> Reconciler<D> {
         }
         self.change_remotes(wanted)?;
         self.drop_unused_tunnels()?;
-        let vteps: BTreeSet<Ipv4Addr> = self.tunnels.values().map(|tunnel| tunnel.vtep).collect();
+        let vteps: BTreeSet<IpAddr> = self.tunnels.values().map(|tunnel| tunnel.vtep).collect();
         self.vteps.retain(|vtep, _| vteps.contains(vtep));
         Ok(new)
     }
@@ -149,8 +149,17 @@ impl<D: DataPlane> Reconciler<D> {
     /// The tunnel that a route's packets take.
     pub(super) fn tunnel_of(&self, route: &RouteOptions) -> Option<TunnelId> {
         let same = |tunnel: &Tunnel| {
-            (tunnel.network, tunnel.vtep, tunnel.ends.remote_mac)
-                == (route.network, route.vtep, route.vtep_mac)
+            (
+                tunnel.network,
+                tunnel.vtep,
+                tunnel.ends.remote_mac,
+                tunnel.ends.udp_checksum6,
+            ) == (
+                route.network,
+                route.vtep,
+                route.vtep_mac,
+                route.udp_checksum6,
+            )
         };
         let mut tunnels = self.tunnels.iter();
         tunnels.find_map(|(&id, tunnel)| same(tunnel).then_some(id))
@@ -168,11 +177,12 @@ impl<D: DataPlane> Reconciler<D> {
         let ends = TunnelEnds {
             vni: network.vni,
             udp_port: network.udp_port,
+            udp_checksum6: route.udp_checksum6,
             local_mac: network.vtep_mac,
             remote_mac: route.vtep_mac,
         };
         let unresolved = NextHop {
-            vtep: route.vtep.into(),
+            vtep: route.vtep,
             state: NextHopState::Unresolved,
         };
         self.publisher.apply(Update::PutNextHop {
@@ -251,13 +261,13 @@ impl<D: DataPlane> Reconciler<D> {
     pub(crate) fn underlay_removed(&mut self, now: Instant) {
         let gone = ObservedUnderlay {
             link: None,
-            has_address: false,
+            addresses: OwnAddresses::default(),
         };
         self.observe_underlay(&gone, now);
     }
 
     /// Follows what is seen of the way to another node.
-    pub(crate) fn observe_vtep(&mut self, vtep: Ipv4Addr, observed: &ObservedVtep, now: Instant) {
+    pub(crate) fn observe_vtep(&mut self, vtep: IpAddr, observed: &ObservedVtep, now: Instant) {
         if !self.set_vtep(vtep, observed, now) {
             return;
         }
@@ -277,14 +287,14 @@ impl<D: DataPlane> Reconciler<D> {
     }
 
     /// All other nodes.
-    pub(crate) fn vteps(&self) -> impl Iterator<Item = Ipv4Addr> {
+    pub(crate) fn vteps(&self) -> impl Iterator<Item = IpAddr> {
         self.vteps.keys().copied()
     }
 
     /// The nodes whose first hop is this neighbour on the underlay.
-    pub(crate) fn vteps_behind(&self, neighbour: IpAddr) -> impl Iterator<Item = Ipv4Addr> {
+    pub(crate) fn vteps_behind(&self, neighbour: IpAddr) -> impl Iterator<Item = IpAddr> {
         let index = self.underlay_index;
-        let behind = move |vtep: Ipv4Addr, state: &Vtep| {
+        let behind = move |vtep: IpAddr, state: &Vtep| {
             next_hop::neighbour_towards(index, vtep, state.observed.route.as_ref()) == Ok(neighbour)
         };
         let all = self.vteps.iter();
@@ -327,20 +337,19 @@ impl<D: DataPlane> Reconciler<D> {
         if !link.up {
             return Err(Unresolved::UnderlayDown);
         }
-        let address = self.options.underlay.address;
-        if !observed.has_address {
-            return Err(Unresolved::AddressGone(address));
+        if observed.addresses == OwnAddresses::default() {
+            return Err(Unresolved::AddressesGone);
         }
         Ok(Underlay {
             index: link.index,
             mac: link.mac.ok_or(Unresolved::UnderlayWithoutMac)?,
-            address,
+            addresses: observed.addresses,
             mtu: link.mtu.min(self.options.max_mtu),
         })
     }
 
     /// Takes over what is seen; true if the first hop is another one.
-    fn set_vtep(&mut self, vtep: Ipv4Addr, observed: &ObservedVtep, now: Instant) -> bool {
+    fn set_vtep(&mut self, vtep: IpAddr, observed: &ObservedVtep, now: Instant) -> bool {
         let index = self.underlay_index;
         let Some(state) = self.vteps.get_mut(&vtep) else {
             return false;
@@ -396,14 +405,13 @@ impl<D: DataPlane> Reconciler<D> {
     fn next_hop_update(&self, id: TunnelId) -> Option<Update> {
         let tunnel = self.tunnels.get(&id)?;
         let hop = self.vteps.get(&tunnel.vtep)?.hop.as_ref();
-        let state = match (&self.underlay, hop) {
-            (Ok(underlay), Ok(hop)) => {
-                NextHopState::Resolved(next_hop::tunnel(underlay, tunnel.vtep, hop, &tunnel.ends))
-            }
-            _ => NextHopState::Unresolved,
+        let header = match (&self.underlay, hop) {
+            (Ok(underlay), Ok(hop)) => next_hop::tunnel(underlay, tunnel.vtep, hop, &tunnel.ends),
+            _ => None,
         };
+        let state = header.map_or(NextHopState::Unresolved, NextHopState::Resolved);
         let next_hop = NextHop {
-            vtep: tunnel.vtep.into(),
+            vtep: tunnel.vtep,
             state,
         };
         Some(Update::PutNextHop {
@@ -423,7 +431,7 @@ impl<D: DataPlane> Reconciler<D> {
 /// and of services that it translated. The source check is to know them.
 fn node_addresses(route: &RouteOptions) -> impl Iterator<Item = IpNet> {
     let own = route.addresses.iter().copied();
-    own.chain([IpAddr::V4(route.vtep)]).map(IpNet::from)
+    own.chain([route.vtep]).map(IpNet::from)
 }
 
 fn probe_interval(hop: &Result<FirstHop, Unresolved>) -> Duration {

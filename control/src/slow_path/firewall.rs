@@ -29,7 +29,9 @@ const TABLE: &str = "viaduct";
 ///   a host port) between pods, gets the node's own overlay address. So the answer comes back to
 ///   this node's kernel, which can undo the translation, and not to a worker.
 /// - Pods' packets to the outside get the node's address, if asked for.
-pub(super) fn ruleset(network: &NetworkOptions, device: &str, masquerade: bool) -> String {
+pub(super) fn ruleset(network: &NetworkOptions, devices: &[&str], masquerade: bool) -> String {
+    let quoted: Vec<String> = devices.iter().map(|name| format!("\"{name}\"")).collect();
+    let device = format!("{{ {} }}", quoted.join(", "));
     let mut untracked = String::new();
     let mut translated = String::new();
     let mut outside = String::new();
@@ -44,13 +46,13 @@ pub(super) fn ruleset(network: &NetworkOptions, device: &str, masquerade: bool) 
         );
         let _ = writeln!(
             translated,
-            "    oifname \"{device}\" {family} saddr != {cluster} snat {family} to {own}\n    \
+            "    oifname {device} {family} saddr != {cluster} snat {family} to {own}\n    \
              ct status dnat {family} saddr {cluster} {family} daddr {cluster} snat {family} to {own}"
         );
         if masquerade {
             let _ = writeln!(
                 outside,
-                "    {family} saddr {pods} {family} daddr != {cluster} oifname != \"{device}\" masquerade"
+                "    {family} saddr {pods} {family} daddr != {cluster} oifname != {device} masquerade"
             );
         }
     }
@@ -191,16 +193,16 @@ mod tests {
     #[test]
     fn every_family_has_its_rules() {
         let options = testing::options();
-        let text = ruleset(&options.networks[0], "viaduct.1", true);
+        let text = ruleset(&options.networks[0], &["viaduct.1"], true);
         for part in [
             "ip saddr { 10.42.0.0/16 } ip daddr { 10.42.0.0/16 } fib daddr type != local notrack",
             "snat ip to 10.42.1.0",
             "snat ip6 to fd00:42:1::",
-            "ip saddr { 10.42.1.0/24 } ip daddr != { 10.42.0.0/16 } oifname != \"viaduct.1\" masquerade",
+            "ip saddr { 10.42.1.0/24 } ip daddr != { 10.42.0.0/16 } oifname != { \"viaduct.1\" } masquerade",
         ] {
             assert!(text.contains(part), "{part} in {text}");
         }
-        let without = ruleset(&options.networks[0], "viaduct.1", false);
+        let without = ruleset(&options.networks[0], &["viaduct.1"], false);
         assert!(!without.contains("masquerade"));
     }
 

@@ -16,7 +16,7 @@ use std::time::{Duration, Instant};
 
 use tracing::{debug, info, warn};
 
-use self::plan::{Lower, PodLink};
+use self::plan::{Devices, Lower, PodLink};
 use self::settings::Settings;
 use crate::kernel::{
     Entries, Entry, Kernel, KernelError, LinkInfo, LinkState, VxlanDevice, VxlanSettings,
@@ -66,8 +66,8 @@ pub enum SlowPathError {
 #[derive(Debug)]
 pub(crate) struct SlowPath {
     settings: Settings,
-    /// The VXLAN device's number.
-    device: Option<u32>,
+    /// The VXLAN devices' numbers.
+    devices: BTreeSet<u32>,
     /// The firewall table as the kernel listed it after it was made.
     table: Option<String>,
     /// When to look at others' tables again.
@@ -91,7 +91,7 @@ impl SlowPath {
     pub(crate) fn new(options: &SlowPathOptions) -> Self {
         Self {
             settings: Settings::load(options.saved.clone()),
-            device: None,
+            devices: BTreeSet::new(),
             table: None,
             obstacles_at: None,
             refused: BTreeMap::new(),
@@ -102,7 +102,7 @@ impl SlowPath {
 
     /// Whether a change of this interface's neighbours may be one of ours.
     pub(crate) fn watches(&self, interface: u32) -> bool {
-        self.device == Some(interface)
+        self.devices.contains(&interface)
     }
 
     pub(crate) fn status(&self) -> &SlowPathStatus {
@@ -169,10 +169,30 @@ impl SlowPath {
             index: lower.index,
             mtu: lower.mtu,
         };
-        let (settings, state) = plan::device(options, network, lower);
-        let device = self
-            .device(kernel, &wanted.device, &settings, state, &links, &devices)
-            .await?;
+        let mut made = Vec::new();
+        let mut indexes = Devices::default();
+        for own in plan::locals(options) {
+            let (settings, state) = plan::device(network, own, lower);
+            let (name, index) = if own.is_ipv4() {
+                (&wanted.device, &mut indexes.v4)
+            } else {
+                (&wanted.device6, &mut indexes.v6)
+            };
+            let device = self
+                .device(kernel, name, &settings, state, &links, &devices)
+                .await?;
+            *index = Some(device.index);
+            made.push(device);
+        }
+        for stale in devices.iter().filter(|found| found.ours) {
+            if !made.iter().any(|device| device.name == stale.link.name) {
+                info!(
+                    device = stale.link.name,
+                    "removing a VXLAN device that is not wanted"
+                );
+                kernel.remove_link(stale.link.index).await?;
+            }
+        }
         let pods: Vec<PodLink<'_>> = options
             .ports
             .iter()
@@ -184,17 +204,18 @@ impl SlowPath {
                 })
             })
             .collect();
-        self.device = Some(device.index);
-        self.status.device = Some(device.name.clone());
-        self.status.adopted = device.adopted;
-        let mut problems = self.bring_settings(options, &device.name, &pods);
-        let entries = plan::entries(options, network, device.index, &pods);
+        self.devices = indexes.iter().collect();
+        let names: Vec<&str> = made.iter().map(|device| device.name.as_str()).collect();
+        self.status.device = (!names.is_empty()).then(|| names.join(" and "));
+        self.status.adopted = made.iter().any(|device| device.adopted);
+        let mut problems = self.bring_settings(options, &names, &pods);
+        let entries = plan::entries(options, network, indexes, &pods);
         let mut interfaces: BTreeSet<u32> = pods.iter().map(|pod| pod.index).collect();
-        interfaces.insert(device.index);
+        interfaces.extend(indexes.iter());
         let found = kernel.entries(&interfaces).await?;
         self.bring_entries(kernel, &entries, &found).await;
         problems.extend(self.refused.values().cloned());
-        let ruleset = firewall::ruleset(network, &device.name, wanted.masquerade);
+        let ruleset = firewall::ruleset(network, &names, wanted.masquerade);
         problems.extend(self.bring_table(&ruleset, look).await);
         self.settled = true;
         Ok(problems)
@@ -240,10 +261,10 @@ impl SlowPath {
                 adopted: true,
             });
         }
-        for stale in devices.iter().filter(|d| d.ours && d.settings != *settings) {
+        if let Some(stale) = ours.filter(|found| found.settings != *settings) {
             info!(
-                device = stale.link.name,
-                "removing a VXLAN device of other settings"
+                device = name,
+                "making the VXLAN device anew, with other settings"
             );
             kernel.remove_link(stale.link.index).await?;
         }
@@ -279,11 +300,11 @@ impl SlowPath {
     fn bring_settings(
         &mut self,
         options: &AgentOptions,
-        device: &str,
+        devices: &[&str],
         pods: &[PodLink<'_>],
     ) -> Vec<String> {
         let names: Vec<&str> = pods.iter().map(|pod| pod.pod.interface.as_str()).collect();
-        let wanted = settings::wanted(&options.underlay.name, device, &names, |name| {
+        let wanted = settings::wanted(&options.underlay.name, devices, &names, |name| {
             self.settings.original(name)
         });
         self.settings.apply(&wanted)
@@ -407,6 +428,7 @@ pub async fn remove_slow_path(kernel: &Kernel, saved: PathBuf) -> Result<bool, K
     let there = SlowPath::exists(kernel).await?;
     let options = SlowPathOptions {
         device: String::new(),
+        device6: String::new(),
         masquerade: false,
         remove_at_end: false,
         saved,

@@ -27,23 +27,50 @@ pub(super) fn network(options: &AgentOptions) -> Option<&NetworkOptions> {
     options.networks.first()
 }
 
-/// The VXLAN device that the kernel is to have, and the state that it is to be in.
+/// The node's underlay addresses that want a VXLAN device: one of the kernel's has one family.
+pub(super) fn locals(options: &AgentOptions) -> impl Iterator<Item = IpAddr> {
+    let addresses = options.underlay.addresses;
+    let six = addresses.v4.is_none() || options.routes.iter().any(|route| route.vtep.is_ipv6());
+    addresses.only(|own| own.is_ipv4() || six).iter()
+}
+
+/// Numbers of the VXLAN devices, by the family of their underlay.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Devices {
+    pub(super) v4: Option<u32>,
+    pub(super) v6: Option<u32>,
+}
+
+impl Devices {
+    fn like(self, vtep: IpAddr) -> Option<u32> {
+        if vtep.is_ipv4() { self.v4 } else { self.v6 }
+    }
+
+    pub(super) fn iter(self) -> impl Iterator<Item = u32> {
+        self.v4.into_iter().chain(self.v6)
+    }
+}
+
+/// The VXLAN device that the kernel is to have for an underlay address, and the state that it is
+/// to be in.
 pub(super) fn device(
-    options: &AgentOptions,
     network: &NetworkOptions,
+    own: IpAddr,
     lower: Lower,
 ) -> (VxlanSettings, LinkState) {
+    let six = own.is_ipv6();
     let settings = VxlanSettings {
         vni: network.vni,
         port: network.udp_port,
-        local: Some(options.underlay.address.into()),
+        local: Some(own),
         lower: Some(lower.index),
         learning: false,
-        zero_checksum6: false,
+        zero_tx6: six && !network.udp_checksum6,
+        zero_rx6: six,
     };
     let state = LinkState {
         mac: network.vtep_mac,
-        mtu: overlay_mtu(lower.mtu, network.vni).into(),
+        mtu: overlay_mtu(lower.mtu, own, network.vni).into(),
     };
     (settings, state)
 }
@@ -93,26 +120,29 @@ pub(super) struct PodLink<'a> {
     pub(super) pod: &'a PortOptions,
 }
 
-/// All entries for the network, with its VXLAN device and the pods that are there.
+/// All entries for the network, with its VXLAN devices and the pods that are there.
 pub(super) fn entries(
     options: &AgentOptions,
     network: &NetworkOptions,
-    device: u32,
+    devices: Devices,
     pods: &[PodLink<'_>],
 ) -> BTreeSet<Entry> {
     let mut entries = BTreeSet::new();
-    for address in own_addresses(network) {
-        entries.insert(Entry::Address {
-            interface: device,
+    if let Some(interface) = devices.iter().next() {
+        entries.extend(own_addresses(network).map(|address| Entry::Address {
+            interface,
             address: IpNet::from(address),
-        });
+        }));
     }
     let mut routed = BTreeSet::new();
     for route in options.routes.iter().filter(|route| route.network == 0) {
+        let Some(device) = devices.like(route.vtep) else {
+            continue;
+        };
         entries.insert(Entry::Forward {
             interface: device,
             mac: route.vtep_mac,
-            to: route.vtep.into(),
+            to: route.vtep,
         });
         for &prefix in &route.prefixes {
             routed.insert(prefix);
@@ -229,7 +259,11 @@ mod tests {
             .zip(5..)
             .map(|(pod, index)| PodLink { index, pod })
             .collect();
-        entries(&options, &options.networks[0], 9, &pods)
+        let devices = Devices {
+            v4: Some(9),
+            v6: None,
+        };
+        entries(&options, &options.networks[0], devices, &pods)
     }
 
     #[test]
@@ -295,7 +329,8 @@ mod tests {
             index: 2,
             mtu: 1500,
         };
-        let (settings, state) = device(&options, &options.networks[0], lower);
+        let own = options.underlay.addresses.iter().next().unwrap();
+        let (settings, state) = device(&options.networks[0], own, lower);
         let mut found = VxlanDevice {
             link: testing::link(9, "flannel.1"),
             settings,

@@ -43,12 +43,12 @@ pub(super) struct Settings {
 /// What the interfaces need. `read` gives a setting as it is, or was before Viaduct changed it.
 pub(super) fn wanted(
     underlay: &str,
-    device: &str,
+    devices: &[&str],
     pods: &[&str],
     read: impl Fn(&str) -> Option<String>,
 ) -> Wanted {
     let mut wanted = Wanted::new();
-    for interface in pods.iter().copied().chain([underlay, device]) {
+    for interface in pods.iter().chain(devices).copied().chain([underlay]) {
         wanted.insert(format!("ipv4/conf/{interface}/forwarding"), "1");
         wanted.insert(format!("ipv6/conf/{interface}/forwarding"), "1");
     }
@@ -62,7 +62,9 @@ pub(super) fn wanted(
         // A pod must not tell the host where the world is (CVE-2020-13401 is of this kind).
         wanted.insert(format!("ipv6/conf/{pod}/accept_ra"), "0");
     }
-    wanted.insert(format!("ipv6/conf/{device}/accept_ra"), "0");
+    for device in devices {
+        wanted.insert(format!("ipv6/conf/{device}/accept_ra"), "0");
+    }
     // A pod's packets to a node leave by the underlay, the answers come by VXLAN: strict checks
     // of the reverse path would drop them. The stricter of "all" and the interface's counts.
     let strict = |name: &str| {
@@ -71,12 +73,12 @@ pub(super) fn wanted(
         let effective = [own, value("all")].into_iter().flatten().max();
         effective.as_deref() == Some("1")
     };
-    for interface in [underlay, device] {
+    for interface in devices.iter().copied().chain([underlay]) {
         if strict(interface) {
             wanted.insert(format!("ipv4/conf/{interface}/rp_filter"), "2");
         }
     }
-    forward_v6(&mut wanted, underlay, device, pods, &read);
+    forward_v6(&mut wanted, underlay, devices, pods, &read);
     wanted
 }
 
@@ -84,7 +86,7 @@ pub(super) fn wanted(
 fn forward_v6(
     wanted: &mut Wanted,
     underlay: &str,
-    device: &str,
+    devices: &[&str],
     pods: &[&str],
     read: &impl Fn(&str) -> Option<String>,
 ) {
@@ -99,7 +101,7 @@ fn forward_v6(
         wanted.insert("ipv6/conf/all/forwarding".into(), "1");
         return;
     }
-    for interface in pods.iter().copied().chain([underlay, device]) {
+    for interface in pods.iter().chain(devices).copied().chain([underlay]) {
         wanted.insert(format!("ipv6/conf/{interface}/force_forwarding"), "1");
     }
 }
@@ -196,7 +198,7 @@ mod tests {
     use super::*;
 
     fn wanted_with(values: &[(&str, &str)]) -> Wanted {
-        wanted("eth0", "viaduct.1", &["veth-a"], |name| {
+        wanted("eth0", &["viaduct.1"], &["veth-a"], |name| {
             let found = values.iter().find(|(n, _)| *n == name);
             found.map(|(_, value)| (*value).to_owned())
         })

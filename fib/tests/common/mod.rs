@@ -17,7 +17,7 @@ pub(crate) fn network(vni_number: u32) -> Network {
         vtep_mac: MacAddr([2, 0, 0, 0, 0, 1]),
         overlay_v4: Some(Ipv4Addr::new(10, 244, 0, 0)),
         overlay_v6: None,
-        mtu: 1450,
+        underlay_mtu: 1500,
     }
 }
 
@@ -39,9 +39,10 @@ pub(crate) fn next_hop(node: u8) -> NextHop {
         state: NextHopState::Resolved(Tunnel::new(&TunnelParams {
             outer_source_mac: MacAddr([2, 0, 0, 0, 2, 0]),
             outer_destination_mac: MacAddr([2, 0, 0, 0, 2, node]),
-            source: Ipv4Addr::new(192, 0, 2, 0),
-            destination,
+            source: Ipv4Addr::new(192, 0, 2, 0).into(),
+            destination: destination.into(),
             udp_port: 8472,
+            udp_checksum6: false,
             vni: vni(1),
             inner_source_mac: MacAddr([2, 0, 0, 0, 3, 0]),
             inner_destination_mac: MacAddr([2, 0, 0, 0, 3, node]),

@@ -44,7 +44,7 @@ fn observed() -> Observed {
     Observed {
         underlay: underlay(),
         ports: vec![pod(11), pod(12)],
-        vteps: BTreeMap::from([(VTEP, vtep(NeighbourState::Valid, mac(0xb2)))]),
+        vteps: BTreeMap::from([(VTEP.into(), vtep(NeighbourState::Valid, mac(0xb2)))]),
         host: Vec::new(),
     }
 }
@@ -121,7 +121,8 @@ impl Node {
     }
 
     fn see_vtep(&mut self, observed: &ObservedVtep) {
-        self.reconciler.observe_vtep(VTEP, observed, self.now);
+        self.reconciler
+            .observe_vtep(VTEP.into(), observed, self.now);
     }
 }
 
@@ -130,8 +131,9 @@ fn tunnel(outer_source: u8, outer_destination: u8) -> NextHopState {
         outer_source_mac: mac(outer_source),
         outer_destination_mac: mac(outer_destination),
         source: [192, 0, 2, 1].into(),
-        destination: VTEP,
+        destination: VTEP.into(),
         udp_port: 8472,
+        udp_checksum6: false,
         vni: Vni::new(1).unwrap(),
         inner_source_mac: mac(0xa1),
         inner_destination_mac: mac(0xa2),

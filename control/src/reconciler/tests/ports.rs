@@ -1,6 +1,7 @@
 //! Pods that come, go and change.
 
 use super::*;
+use crate::options::OwnAddresses;
 
 #[test]
 fn a_start_brings_everything_about() {
@@ -8,7 +9,7 @@ fn a_start_brings_everything_about() {
     let reader = node.readers.reader();
     let fib = reader.load();
     let network = fib.network(NetworkId(0)).unwrap();
-    assert_eq!(network.mtu, 1450);
+    assert_eq!(network.underlay_mtu, 1500);
     assert_eq!(network.overlay_v4, Some([10, 42, 1, 0].into()));
     let port = fib.port(PortId(1)).unwrap();
     assert_eq!((port.mac, port.gateway_mac), (mac(0x10), mac(0xe0)));
@@ -70,7 +71,7 @@ fn a_start_names_what_is_missing() {
     assert!(error.contains("underlay eth1"), "{error}");
 
     let mut missing = observed();
-    missing.underlay.has_address = false;
+    missing.underlay.addresses = OwnAddresses::default();
     let error = start_error(&missing, &log);
     assert!(error.contains("192.0.2.1"), "{error}");
 }

@@ -1,6 +1,7 @@
 //! Next hops, neighbours and the underlay.
 
 use super::*;
+use crate::options::OwnAddresses;
 
 #[test]
 fn next_hops_follow_the_neighbour() {
@@ -86,15 +87,15 @@ fn tunnels_and_mtu_follow_the_underlay() {
             .load()
             .network(NetworkId(0))
             .unwrap()
-            .mtu
+            .underlay_mtu
     };
-    assert_eq!(mtu(&node), 8950);
+    assert_eq!(mtu(&node), 9000);
 
-    changed.has_address = false;
+    changed.addresses = OwnAddresses::default();
     node.reconciler.observe_underlay(&changed, node.now);
     node.settle();
     assert_eq!(node.next_hop(), NextHopState::Unresolved);
-    changed.has_address = true;
+    changed.addresses = options().underlay.addresses;
     node.reconciler.observe_underlay(&changed, node.now);
     node.settle();
     assert_eq!(node.next_hop(), tunnel(0xe5, 0xb2));

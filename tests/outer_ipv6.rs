@@ -1,0 +1,209 @@
+//! The underlay over IPv6, beside IPv4, and mixed by peer.
+
+mod common;
+
+use std::process::Stdio;
+
+use common::{Daemon, Node, Pod, Setup, Testbed, must, vtep_mac, wait_for};
+
+/// Everything between two pods, inner IPv4 and IPv6, and that workers carried it.
+fn all_between(near: &Pod, far: &Pod, router: &Daemon) {
+    let before = router.port(&near.interface, "rx_packets");
+    for address in [far.v4(), far.v6()] {
+        // The longest packet that fits is shorter by 20 bytes than over IPv4; with these the
+        // sender learns it.
+        for size in [1, 1000, 1380] {
+            assert_eq!(
+                near.namespace.ping(&address, 3, size),
+                3,
+                "{address}, {size} bytes"
+            );
+        }
+        near.tcp(far, &address, 500_000);
+    }
+    assert!(
+        router.port(&near.interface, "rx_packets") > before + 200,
+        "by the worker"
+    );
+}
+
+/// Captures the underlay at a node's port of the switch while `work` is done; what tshark makes of
+/// the filters: how many packets match each.
+fn captured<const N: usize>(
+    bed: &Testbed,
+    node: &Node,
+    filters: [&str; N],
+    work: impl FnOnce(),
+) -> [usize; N] {
+    let capture = bed.directory.path().join("underlay.pcap");
+    let mut tcpdump = node.switch.command("tcpdump");
+    tcpdump
+        .args(["-U", "-i", &node.switch_port, "-w"])
+        .arg(&capture)
+        .stderr(Stdio::null());
+    let mut tcpdump = tcpdump.spawn().expect("tcpdump runs");
+    wait_for("the capture to begin", || capture.exists());
+    work();
+    must(std::process::Command::new("kill").arg(tcpdump.id().to_string()));
+    let _ = tcpdump.wait();
+    filters.map(|filter| {
+        let mut tshark = std::process::Command::new("tshark");
+        let words = "-d udp.port==8472,vxlan -d tcp.port==5000,data -o udp.check_checksum:TRUE -o ip.check_checksum:TRUE";
+        tshark.args(words.split_whitespace()).arg("-r").arg(&capture).args(["-Y", filter]);
+        must(&mut tshark).lines().count()
+    })
+}
+
+#[test]
+fn all_four_combinations_and_a_mix_of_peers() {
+    let mut bed = Testbed::new();
+    let (a, b, c) = (bed.node(1, 1), bed.node(2, 1), bed.node(3, 1));
+    let (web, far, other) = (
+        bed.pod(&a, "web", 2),
+        bed.pod(&b, "far", 2),
+        bed.pod(&c, "other", 2),
+    );
+    let to = |over_v6| Setup {
+        over_v6,
+        ..Setup::default()
+    };
+    let macs = [1, 2, 3].map(vtep_mac);
+    let peer = |n: u8| (n, macs[usize::from(n) - 1].as_str());
+    // b is reached over IPv6, c over IPv4.
+    let ra = bed.router_with(&a, &[&web], &[peer(2), peer(3)], &to(&[2]));
+    let rb = bed.router_with(&b, &[&far], &[peer(1), peer(3)], &to(&[1, 3]));
+    let rc = bed.router_with(&c, &[&other], &[peer(1), peer(2)], &to(&[2]));
+    let counts = captured(
+        &bed,
+        &a,
+        [
+            "ipv6.dst == fd00:99::2 && vxlan && udp.checksum == 0",
+            "ipv6.dst == fd00:99::1 && vxlan",
+            "ip.dst == 192.0.2.3 && vxlan",
+            "ip.dst == 192.0.2.2 && vxlan",
+            "_ws.malformed || ip.checksum.status == \"Bad\" || icmpv6.checksum.status == \"Bad\"",
+        ],
+        || {
+            all_between(&web, &far, &ra);
+            all_between(&web, &other, &ra);
+        },
+    );
+    assert!(counts[..3].iter().all(|&count| count > 100), "{counts:?}");
+    assert_eq!(counts[3..], [0, 0], "neither over IPv4 to b, nor malformed");
+    all_between(&far, &other, &rb);
+    let routes = ra.ask("routes");
+    assert_eq!(routes["routes"][0]["vtep"], "fd00:99::2");
+    assert_eq!(routes["routes"][0]["state"], "resolved");
+    // Host to pod, by the kernel's device of the peer's family.
+    for address in [far.v4(), far.v6(), other.v4(), other.v6()] {
+        assert_eq!(a.namespace.ping(&address, 3, 56), 3, "host to {address}");
+    }
+    for router in [&ra, &rb, &rc] {
+        assert_eq!(router.port("underlay", "drops"), 0);
+    }
+}
+
+#[test]
+fn the_kernel_carries_it_when_the_router_is_gone() {
+    let mut bed = Testbed::new();
+    let (a, b) = (bed.node(1, 1), bed.node(2, 1));
+    let (web, far) = (bed.pod(&a, "web", 2), bed.pod(&b, "far", 2));
+    let setup = Setup {
+        over_v6: &[1, 2],
+        ..Setup::default()
+    };
+    let mut ra = bed.router_with(&a, &[&web], &[(2, &vtep_mac(2))], &setup);
+    let _rb = bed.router_with(&b, &[&far], &[(1, &vtep_mac(1))], &setup);
+    let stream = web.tcp_stream(&far, &far.v4(), 5003);
+    ra.kill();
+    stream.goes_on();
+    let sent = || {
+        let out = a.namespace.run("ip -j -s link show viaduct6.1");
+        let all: serde_json::Value = serde_json::from_str(&out).expect("JSON");
+        all[0]["stats64"]["tx"]["packets"]
+            .as_u64()
+            .expect("a count")
+    };
+    let before = sent();
+    stream.goes_on();
+    assert!(sent() > before + 20, "by the kernel's device over IPv6");
+    assert_eq!(web.namespace.ping(&far.v6(), 3, 56), 3);
+    ra.start();
+    stream.goes_on();
+    let before = ra.port("veth-web", "rx_packets");
+    assert_eq!(web.namespace.ping(&far.v6(), 3, 56), 3);
+    assert!(
+        ra.port("veth-web", "rx_packets") >= before + 3,
+        "by the worker"
+    );
+}
+
+/// The other node is a kernel's VXLAN device over IPv6, made with these options.
+fn kernel_peer(bed: &mut Testbed, options: &str) -> (Node, Pod) {
+    let node = bed.node(9, 1);
+    let far = bed.pod(&node, "far", 2);
+    far.route_by_hand(&node);
+    let mac = vtep_mac(9);
+    let host = &node.namespace;
+    host.run(&format!(
+        "ip link add flannel-v6.1 address {mac} mtu 1430 type vxlan id 1 dstport 8472 local fd00:99::9 dev eth0 nolearning {options}"
+    ));
+    host.run("ip address add 10.244.9.0/32 dev flannel-v6.1");
+    host.run("ip address add fd00:10:244:9::/128 dev flannel-v6.1 nodad");
+    host.run("ip link set flannel-v6.1 up");
+    host.run("ip route add 10.244.1.0/24 via 10.244.1.0 dev flannel-v6.1 onlink");
+    host.run("ip -6 route add fd00:10:244:1::/64 via fd00:10:244:1:: dev flannel-v6.1 onlink");
+    let mac = vtep_mac(1);
+    for address in ["10.244.1.0", "fd00:10:244:1::"] {
+        host.run(&format!(
+            "ip neighbour add {address} lladdr {mac} dev flannel-v6.1 nud permanent"
+        ));
+    }
+    host.run(&format!(
+        "bridge fdb append {mac} dev flannel-v6.1 dst fd00:99::1"
+    ));
+    (node, far)
+}
+
+/// A router whose kernel peer has these options, and whose routes have these lines.
+fn with_kernel_peer(options: &str, route: &str) -> (Testbed, Node, Pod, Pod, Daemon) {
+    let mut bed = Testbed::new();
+    let a = bed.node(1, 1);
+    let web = bed.pod(&a, "web", 2);
+    let (_, far) = kernel_peer(&mut bed, options);
+    let setup = Setup {
+        over_v6: &[9],
+        route,
+        ..Setup::default()
+    };
+    let router = bed.router_with(&a, &[&web], &[(9, &vtep_mac(9))], &setup);
+    (bed, a, web, far, router)
+}
+
+#[test]
+fn a_kernel_peer_that_takes_zero_checksums() {
+    let (_bed, _a, web, far, router) = with_kernel_peer("udp6zerocsumtx udp6zerocsumrx", "");
+    all_between(&web, &far, &router);
+    far.tcp(&web, &web.v6(), 200_000);
+}
+
+/// A kernel takes no UDP over IPv6 without a checksum unless it was told to (RFC 6936).
+#[test]
+fn a_kernel_peer_that_wants_checksums() {
+    let (_bed, _a, web, far, _router) = with_kernel_peer("", "");
+    assert_eq!(web.namespace.ping(&far.v4(), 3, 56), 0, "zero is refused");
+    let (bed, a, web, far, router) = with_kernel_peer("", "udp_checksum6 = \"compute\"");
+    let counts = captured(
+        &bed,
+        &a,
+        [
+            "ipv6.dst == fd00:99::9 && vxlan && udp.checksum != 0",
+            "ipv6.dst == fd00:99::9 && vxlan && udp.checksum.status != \"Good\"",
+            "_ws.malformed",
+        ],
+        || all_between(&web, &far, &router),
+    );
+    assert!(counts[0] > 100, "{counts:?}");
+    assert_eq!(counts[1..], [0, 0]);
+    far.tcp(&web, &web.v4(), 200_000);
+}
