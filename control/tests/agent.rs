@@ -268,7 +268,7 @@ fn tunnels_follow_the_underlay() {
         eventually("the outer source", changed).await;
 
         site.node.ip("address del 192.0.2.1/24 dev eth1");
-        let gone = unresolved_because("no longer on the underlay");
+        let gone = unresolved_because("on the underlay interface any more");
         agent.route("without address", gone).await;
         site.node.ip("address add 192.0.2.1/24 dev eth1");
         agent.route("with address", resolved_to(PEER_MAC)).await;
