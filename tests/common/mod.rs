@@ -128,7 +128,7 @@ impl Testbed {
         namespace
     }
 
-    /// A node with `eth0` (192.0.2.N) on the switch.
+    /// A node with `eth0` (192.0.2.N) on the switch; its pods have as many queues.
     pub fn node(&mut self, n: u8, queues: u8) -> Node {
         let namespace = self.namespace(&format!("n{n}"));
         let switch = Namespace {
@@ -153,12 +153,17 @@ impl Testbed {
 
     /// A pod of a node at host part `host`: 10.244.N.host and its like.
     pub fn pod(&mut self, node: &Node, name: &str, host: u8) -> Pod {
+        self.pod_with_queues(node, name, host, node.queues)
+    }
+
+    pub fn pod_with_queues(&mut self, node: &Node, name: &str, host: u8, queues: u8) -> Pod {
         let namespace = self.namespace(&format!("n{}{name}", node.n));
         let pod = Pod {
             namespace,
             interface: format!("veth-{name}"),
             n: node.n,
             host,
+            queues,
         };
         pod.plug(node);
         pod
