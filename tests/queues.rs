@@ -273,7 +273,7 @@ fn a_worker_whose_helper_is_stuck_leaves_its_packets_to_the_kernel() {
     assert!(second() > ONE_WAY / 8);
     let stuck = router.stick("worker-0");
     // Two time-outs at most: one to be missed, a quarter of another until that is seen.
-    sleep(Duration::from_millis(1000));
+    sleep(Duration::from_secs(1));
     let before = second();
     assert!(flows(EACH) >= ONE_WAY * 98 / 100);
     assert_eq!(second(), before, "the kernel carried them");
