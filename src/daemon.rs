@@ -256,6 +256,7 @@ fn agent_options(config: &Config, underlay: &Underlay) -> AgentOptions {
     let routes = config.routes.iter().map(|r| RouteOptions {
         network: r.network,
         prefixes: r.prefixes.clone(),
+        addresses: r.addresses.clone(),
         vtep: r.vtep,
         vtep_mac: mac(r.vtep_mac),
     });

@@ -229,7 +229,7 @@ fn ten_stops_and_ten_kills() {
             .collect();
         println!("{what}/start, {RATE} packets/s, lost in each of ten cycles: {lost:?}");
         lost.sort_unstable();
-        let median = (lost[4] + lost[5]) / 2;
+        let median = u64::midpoint(lost[4], lost[5]);
         println!(
             "  median {median} packets, {} ms of traffic",
             median * 1000 / u64::from(RATE)

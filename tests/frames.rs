@@ -63,6 +63,7 @@ fn the_umem_is_whole_after_a_million_packets_and_a_thousand_ports() {
             n: 1,
             host: 100 + n,
             queues: 2,
+            classic: false,
         })
         .collect();
     let (mut make, mut delete) = (String::new(), String::new());

@@ -206,3 +206,294 @@ fn on_exit_remove_leaves_nothing_after_a_clean_stop() {
     let forwarding = node.run("sysctl -n net.ipv4.conf.veth-web.forwarding");
     assert_eq!(forwarding.trim(), "0");
 }
+
+/// The MAC that a pod has for a neighbour.
+fn neighbour(pod: &Pod, address: &str) -> String {
+    let out = pod
+        .namespace
+        .run(&format!("ip -j neighbour show {address} dev eth0"));
+    let all: serde_json::Value = serde_json::from_str(&out).expect("JSON");
+    all[0]["lladdr"].as_str().unwrap_or("none").to_owned()
+}
+
+fn host_mac(node: &Node, pod: &Pod) -> String {
+    let out = node
+        .namespace
+        .run(&format!("ip -j link show {}", pod.interface));
+    let all: serde_json::Value = serde_json::from_str(&out).expect("JSON");
+    all[0]["address"].as_str().expect("a MAC").to_owned()
+}
+
+/// Source MACs of echo replies that reach a pod while it pings.
+fn reply_sources(pod: &Pod, address: &str) -> Vec<String> {
+    let words =
+        "-l -n -i eth0 -a duration:3 -T fields -e eth.src -Y icmp.type==0||icmpv6.type==129";
+    let mut tshark = pod.namespace.command("tshark");
+    tshark
+        .args(words.split_whitespace())
+        .stdin(std::process::Stdio::null())
+        .stderr(std::process::Stdio::null());
+    let mut tshark = common::Process::start(tshark);
+    std::thread::sleep(std::time::Duration::from_millis(1500));
+    assert_eq!(pod.namespace.ping(address, 3, 56), 3, "{address}");
+    let (said, _) = tshark.finish();
+    let mut macs: Vec<_> = said.lines().map(str::to_owned).collect();
+    macs.sort();
+    macs.dedup();
+    macs
+}
+
+#[test]
+fn pods_find_gateways_and_each_other_and_nothing_changes_with_the_path() {
+    let mut bed = Testbed::new();
+    let (a, b) = (bed.node(1, 1), bed.node(2, 1));
+    let single = bed.pod(&a, "single", 5);
+    let (one, two) = (bed.classic_pod(&a, "one", 2), bed.classic_pod(&a, "two", 3));
+    let far = bed.classic_pod(&b, "far", 2);
+    let mut ra = bed.router(
+        &a,
+        &[&single, &one, &two],
+        &[(2, &vtep_mac(2))],
+        "count = 1",
+    );
+    let _rb = bed.router(&b, &[&far], &[(1, &vtep_mac(1))], "count = 1");
+    let gateway = host_mac(&a, &one);
+    let pairs = [
+        (&one, &two), // neighbours, as they think
+        (&one, &single),
+        (&single, &two),
+        (&two, &far),
+        (&far, &one),
+        (&single, &far),
+    ];
+    let all = |how: &str| {
+        for (from, to) in pairs {
+            for address in [to.v4(), to.v6()] {
+                assert_eq!(from.namespace.ping(&address, 3, 56), 3, "{address}, {how}");
+            }
+        }
+        for address in [
+            two.v4(),
+            two.v6(),
+            "10.244.1.1".into(),
+            "fd00:10:244:1::1".into(),
+        ] {
+            assert_eq!(one.namespace.ping(&address, 1, 56), 1, "{address}, {how}");
+            assert_eq!(neighbour(&one, &address), gateway, "{address}, {how}");
+        }
+        for address in ["169.254.1.1", "fe80::1"] {
+            assert_eq!(
+                neighbour(&single, address),
+                host_mac(&a, &single),
+                "{address}, {how}"
+            );
+        }
+        for address in [two.v4(), far.v6()] {
+            assert_eq!(
+                reply_sources(&one, &address),
+                [gateway.as_str()],
+                "{address}, {how}"
+            );
+        }
+    };
+    let passed = ra.port("veth-one", "rx_packets");
+    all("by workers");
+    assert!(
+        ra.port("veth-one", "rx_packets") > passed + 10,
+        "by workers"
+    );
+    ra.kill();
+    all("by the kernel");
+    ra.start();
+    assert_eq!(one.namespace.ping(&two.v4(), 3, 56), 3);
+}
+
+/// flannel's device for node 1, with these differences.
+fn flannel(node: &Node, mac: &str, more: &str) {
+    let host = &node.namespace;
+    host.run(&format!(
+        "ip link add flannel.1 address {mac} mtu 1450 type vxlan id 1 dstport 8472 local 192.0.2.1 dev eth0 {more}"
+    ));
+    host.run("ip link set flannel.1 up");
+}
+
+#[test]
+fn a_device_that_fits_is_adopted_and_left_behind() {
+    let mut bed = Testbed::new();
+    let (a, b) = (bed.node(1, 1), bed.node(2, 1));
+    let (web, far) = (bed.pod(&a, "web", 2), bed.pod(&b, "web", 2));
+    flannel(&a, &vtep_mac(1), "nolearning");
+    // An entry of flannel's own, for a node that is not Viaduct's business.
+    a.namespace
+        .run("bridge fdb append 02:00:00:00:07:07 dev flannel.1 dst 192.0.2.77");
+    // Nor is what some other control plane has learned on a device of its own.
+    a.namespace
+        .run("ip link add other type vxlan id 9 dstport 9999 local 192.0.2.1 dev eth0 nolearning");
+    a.namespace
+        .run("bridge fdb append 02:00:00:00:08:08 dev other dst 192.0.2.88 extern_learn");
+    let mut ra = bed.router(&a, &[&web], &[(2, &vtep_mac(2))], "count = 1");
+    let _rb = bed.router(&b, &[&far], &[(1, &vtep_mac(1))], "count = 1");
+    let path = &ra.ask("status")["slow_path"];
+    assert_eq!(path["device"], "flannel.1");
+    assert_eq!(path["adopted"], true);
+    assert_eq!(path["problems"], serde_json::json!([]));
+    assert_eq!(a.namespace.ping(&far.v4(), 3, 56), 3, "the host, by it");
+    ra.stop();
+    assert_eq!(web.namespace.ping(&far.v6(), 3, 56), 3, "the pod, by it");
+    ra.cleanup();
+    let forwarding = a.namespace.run("bridge fdb show dev flannel.1");
+    assert!(forwarding.contains("192.0.2.77"), "not ours: {forwarding}");
+    assert!(!forwarding.contains("192.0.2.2 "), "ours: {forwarding}");
+    let others = a.namespace.run("bridge fdb show dev other");
+    assert!(others.contains("192.0.2.88"), "not ours: {others}");
+    assert_eq!(a.namespace.run("ip route show proto 118"), "");
+}
+
+/// Starts a router that must refuse; what it says.
+fn refused(bed: &Testbed, node: &Node, pod: &str) -> String {
+    let config = format!(
+        "[node]\nname = \"refused\"\n[underlay]\ninterface = \"eth0\"\n\
+         [runtime]\ndirectory = \"{}\"\nbpffs = \"{}\"\n\
+         [[networks]]\nname = \"default\"\nvni = 1\nvtep_mac = \"{}\"\n\
+         pod_prefixes = [\"10.244.1.0/24\"]\ncluster_prefixes = [\"10.244.0.0/16\"]\n\
+         [[pods]]\ninterface = \"{pod}\"\naddresses = [\"10.244.1.2\"]\n",
+        bed.directory.path().display(),
+        bed.pins().display(),
+        vtep_mac(1),
+    );
+    let file = bed.directory.path().join("refused.toml");
+    std::fs::write(&file, config).expect("the configuration is written");
+    let mut command = node.namespace.command("timeout");
+    command
+        .args(["10", env!("CARGO_BIN_EXE_viaduct"), "run", "--config"])
+        .arg(&file);
+    let output = command.output().expect("viaduct runs");
+    assert_eq!(output.status.code(), Some(1), "refused");
+    String::from_utf8_lossy(&output.stderr).into_owned()
+}
+
+/// All of a node's network state that a failed start might have touched.
+fn everything(node: &Node) -> String {
+    let settings = "sysctl net.ipv4.conf.eth0.forwarding net.ipv4.conf.eth0.rp_filter \
+                    net.ipv6.conf.eth0.forwarding net.ipv6.conf.eth0.accept_ra \
+                    net.ipv6.conf.all.forwarding net.ipv6.conf.eth0.force_forwarding";
+    [
+        "ip link show",
+        "ip address show",
+        "ip route show",
+        "ip -6 route show",
+        "nft list ruleset",
+        settings,
+    ]
+    .iter()
+    .map(|words| node.namespace.run(words))
+    .collect()
+}
+
+#[test]
+fn what_does_not_fit_is_named_and_a_failed_start_leaves_the_host_as_it_was() {
+    let mut bed = Testbed::new();
+    let a = bed.node(1, 1);
+    let _web = bed.pod(&a, "web", 2);
+    flannel(&a, "02:00:00:00:07:07", "learning");
+    let before = everything(&a);
+    let says = refused(&bed, &a, "veth-web");
+    for part in ["flannel.1", "it learns", "02:00:00:00:07:07", "vtep_mac"] {
+        assert!(says.contains(part), "{part}: {says}");
+    }
+    assert_eq!(everything(&a), before);
+    a.namespace.run("ip link delete flannel.1");
+    a.namespace.run("ip link add viaduct.1 type bridge");
+    let says = refused(&bed, &a, "veth-web");
+    assert!(
+        says.contains("viaduct.1") && says.contains("slow_path.device"),
+        "{says}"
+    );
+    a.namespace.run("ip link delete viaduct.1");
+
+    // A failure after the kernel has been prepared: nobody knows this pod's MAC.
+    a.namespace.run("ip link add odd0 type bridge");
+    a.namespace.run("ip link set odd0 up");
+    let before = everything(&a);
+    let says = refused(&bed, &a, "odd0");
+    assert!(says.contains("MAC is not known"), "{says}");
+    assert_eq!(everything(&a), before);
+}
+
+#[test]
+fn a_foreign_firewall_that_would_be_in_the_way_is_named() {
+    let mut bed = Testbed::new();
+    let a = bed.node(1, 1);
+    let web = bed.pod(&a, "web", 2);
+    for rule in [
+        "nft add table ip filter",
+        "nft add chain ip filter FORWARD { type filter hook forward priority 0 ; policy drop ; }",
+        "nft add chain ip filter KUBE-FORWARD",
+        "nft add rule ip filter KUBE-FORWARD ct state invalid drop",
+    ] {
+        a.namespace.run(rule);
+    }
+    let router = bed.router(&a, &[&web], &[], "count = 1");
+    let status = router.ask("status");
+    let problems = status["slow_path"]["problems"].to_string();
+    assert!(problems.contains("ip filter FORWARD drops"), "{problems}");
+    assert!(
+        problems.contains("KUBE-FORWARD drops invalid"),
+        "{problems}"
+    );
+    let said = common::must(
+        std::process::Command::new(env!("CARGO_BIN_EXE_viaduct"))
+            .args(["status", "--directory"])
+            .arg(bed.directory.path()),
+    );
+    assert!(said.contains("problem"), "{said}");
+    assert!(router.log().contains("FORWARD"), "{}", router.log());
+}
+
+/// What a dead router left is put right by the next one, also where the configuration differs.
+#[test]
+fn a_successor_puts_right_what_a_dead_router_left() {
+    let mut bed = Testbed::new();
+    let (a, b) = (bed.node(1, 1), bed.node(2, 1));
+    let (web, app) = (bed.pod(&a, "web", 2), bed.pod(&a, "app", 3));
+    let far = bed.pod(&b, "far", 2);
+    let _rb = bed.router(&b, &[&far], &[(1, &vtep_mac(1))], "count = 1");
+    let mut before = bed.router(
+        &a,
+        &[&web, &app],
+        &[(2, &vtep_mac(2)), (7, &vtep_mac(7))],
+        "count = 1",
+    );
+    before.kill();
+    let node = &a.namespace;
+    assert!(node.run("ip route").contains("10.244.7.0/24"));
+    let after = bed.router(&a, &[&web], &[(2, &vtep_mac(2))], "count = 1");
+    wait_for("the stale entries to go", || {
+        !node.run("ip route").contains("10.244.7.0/24")
+    });
+    assert!(
+        !node
+            .run("bridge fdb show dev viaduct.1")
+            .contains("192.0.2.7 ")
+    );
+    assert!(
+        !node
+            .run("ip neighbour show dev viaduct.1")
+            .contains("10.244.7.0")
+    );
+    assert!(
+        !node
+            .run("ip address show dev veth-app")
+            .contains("169.254.1.1"),
+        "no longer a pod"
+    );
+    assert!(
+        !node.run("ip link show veth-app").contains("xdp"),
+        "no longer a pod"
+    );
+    let forwarding = |pod: &str| node.run(&format!("sysctl -n net.ipv4.conf.{pod}.forwarding"));
+    assert_eq!(forwarding("veth-app").trim(), "0", "no longer a pod");
+    assert_eq!(forwarding("veth-web").trim(), "1");
+    assert_eq!(web.namespace.ping(&far.v4(), 3, 56), 3);
+    assert!(after.port("veth-web", "rx_packets") >= 3);
+}

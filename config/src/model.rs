@@ -205,6 +205,8 @@ pub struct RouteConfig {
     pub network: usize,
     /// At least one, each inside the network's cluster prefixes. No host bits.
     pub prefixes: Vec<IpNet>,
+    /// The other node's own addresses beside `vtep`, outside the cluster's prefixes.
+    pub addresses: Vec<IpAddr>,
     /// The other node's underlay address, unicast.
     pub vtep: Ipv4Addr,
     /// The other node's address inside VXLAN, unicast; one for each VTEP of a network.

@@ -94,6 +94,7 @@ pub(crate) struct Pod {
 pub(crate) struct Route {
     pub(crate) network: Option<Text>,
     pub(crate) prefixes: Option<List<String>>,
+    pub(crate) addresses: Option<List<String>>,
     pub(crate) vtep: Option<Text>,
     pub(crate) vtep_mac: Option<Text>,
     pub(crate) node: Option<Text>,

@@ -76,6 +76,7 @@ fn the_reference_states_the_defaults() {
         "#cpus",
         "#mac",
         "#prefixes",
+        "#addresses",
         "#vtep ",
         "#node",
         "#vtep_mac = \"02:00",

@@ -91,6 +91,8 @@ pub struct RouteOptions {
     pub network: usize,
     /// Where the other node's pods have their addresses from.
     pub prefixes: Vec<IpNet>,
+    /// The other node's own addresses, beside `vtep`.
+    pub addresses: Vec<IpAddr>,
     /// The other node's underlay address.
     pub vtep: Ipv4Addr,
     /// The other node's VTEP MAC in this network.

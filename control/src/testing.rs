@@ -50,6 +50,7 @@ pub(crate) fn options() -> AgentOptions {
         routes: vec![RouteOptions {
             network: 0,
             prefixes: prefixes(&["10.42.2.0/24", "fd00:42:2::/64"]),
+            addresses: Vec::new(),
             vtep: VTEP,
             vtep_mac: mac(0xa2),
         }],

@@ -119,6 +119,7 @@ fn options() -> AgentOptions {
         routes: vec![RouteOptions {
             network: 0,
             prefixes: vec!["10.42.2.0/24".parse().unwrap()],
+            addresses: Vec::new(),
             vtep: VTEP,
             vtep_mac: MacAddr([2, 0, 0, 0, 9, 2]),
         }],

@@ -128,7 +128,7 @@ impl Testbed {
         namespace
     }
 
-    /// A node with `eth0` (192.0.2.N) on the switch; its pods have as many queues.
+    /// A node with `eth0` (192.0.2.N, fd00:99::N) on the switch; its pods have as many queues.
     pub fn node(&mut self, n: u8, queues: u8) -> Node {
         let namespace = self.namespace(&format!("n{n}"));
         let switch = Namespace {
@@ -141,6 +141,7 @@ impl Testbed {
         ));
         switch.run(&format!("ip link set u{n} master br0 up"));
         namespace.run(&format!("ip address add 192.0.2.{n}/24 dev eth0"));
+        namespace.run(&format!("ip address add fd00:99::{n}/64 dev eth0 nodad"));
         namespace.run("ip link set eth0 up");
         Node {
             n,
@@ -153,10 +154,20 @@ impl Testbed {
 
     /// A pod of a node at host part `host`: 10.244.N.host and its like.
     pub fn pod(&mut self, node: &Node, name: &str, host: u8) -> Pod {
-        self.pod_with_queues(node, name, host, node.queues)
+        self.pod_with(node, name, host, node.queues, false)
     }
 
+    /// One whose veth pair has so many queues at both ends.
     pub fn pod_with_queues(&mut self, node: &Node, name: &str, host: u8, queues: u8) -> Pod {
+        self.pod_with(node, name, host, queues, false)
+    }
+
+    /// One with a /24 and a /64.
+    pub fn classic_pod(&mut self, node: &Node, name: &str, host: u8) -> Pod {
+        self.pod_with(node, name, host, node.queues, true)
+    }
+
+    fn pod_with(&mut self, node: &Node, name: &str, host: u8, queues: u8, classic: bool) -> Pod {
         let namespace = self.namespace(&format!("n{}{name}", node.n));
         let pod = Pod {
             namespace,
@@ -164,6 +175,7 @@ impl Testbed {
             n: node.n,
             host,
             queues,
+            classic,
         };
         pod.plug(node);
         pod
@@ -217,6 +229,7 @@ impl Testbed {
         for (peer, mac) in peers {
             config += &format!(
                 "[[routes]]\nprefixes = [\"10.244.{peer}.0/24\", \"fd00:10:244:{peer}::/64\"]\n\
+                 addresses = [\"fd00:99::{peer}\"]\n\
                  vtep = \"192.0.2.{peer}\"\nvtep_mac = \"{mac}\"\n"
             );
         }

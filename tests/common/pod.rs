@@ -30,6 +30,8 @@ pub struct Pod {
     pub host: u8,
     /// Of both ends of its veth pair.
     pub queues: u8,
+    /// With a /24 and a /64, and gateways in them; else with single addresses.
+    pub classic: bool,
 }
 
 impl Pod {
@@ -53,9 +55,18 @@ impl Pod {
         ));
         host.run(&format!("ip link set {veth} up"));
         let pod = &self.namespace;
+        pod.run("ip link set eth0 up");
+        if self.classic {
+            let net = format!("10.244.{}", self.n);
+            let net6 = format!("fd00:10:244:{}", self.n);
+            pod.run(&format!("ip address add {}/24 dev eth0", self.v4()));
+            pod.run(&format!("ip address add {}/64 dev eth0 nodad", self.v6()));
+            pod.run(&format!("ip route add default via {net}.1"));
+            pod.run(&format!("ip -6 route add default via {net6}::1"));
+            return;
+        }
         pod.run(&format!("ip address add {}/32 dev eth0", self.v4()));
         pod.run(&format!("ip address add {}/128 dev eth0 nodad", self.v6()));
-        pod.run("ip link set eth0 up");
         pod.run("ip route add 169.254.1.1 dev eth0 scope link");
         pod.run("ip route add default via 169.254.1.1");
         pod.run("ip -6 route add default via fe80::1 dev eth0");

@@ -52,6 +52,7 @@ pub(super) fn routes(
         routes.push(RouteConfig {
             network: network.map_or(0, |(index, _)| index),
             prefixes,
+            addresses: addresses(raw, network, problems),
             vtep: vtep.unwrap_or(Ipv4Addr::UNSPECIFIED),
             vtep_mac: vtep_mac.map_or(Mac([0; 6]), |(mac, _)| mac),
             node: raw.node.as_ref().map(|text| text.get_ref().clone()),
@@ -105,6 +106,33 @@ fn prefixes(
         }
     }
     prefixes
+}
+
+/// The node's own addresses; optional.
+fn addresses(raw: &Route, network: Resolved<'_>, problems: &mut Problems<'_>) -> Vec<IpAddr> {
+    let list = raw.addresses.iter().flat_map(Spanned::get_ref);
+    let mut addresses = Vec::new();
+    for entry in list {
+        let (text, at) = (entry.get_ref(), entry.span());
+        let Ok(address) = text.parse::<IpAddr>() else {
+            let message = format!("{text:?} is not an IP address; write it like 192.0.2.2");
+            problems.report(&at, message);
+            continue;
+        };
+        let net = IpNet::from(address);
+        if let Some(kind) = prefix::special_use(net) {
+            problems.report(&at, format!("{address} is {kind}; give a unicast address"));
+        }
+        let clusters = network.and_then(|(_, checked)| checked.cluster_prefixes.as_ref());
+        if clusters.is_some_and(|clusters| clusters.covering(net).is_some()) {
+            let message = format!(
+                "{address} is inside the network's cluster_prefixes; give it in `prefixes`, or leave it out"
+            );
+            problems.report(&at, message);
+        }
+        addresses.push(address);
+    }
+    addresses
 }
 
 fn vtep(

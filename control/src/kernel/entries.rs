@@ -112,7 +112,7 @@ pub type Entries = BTreeMap<Entry, bool>;
 
 impl Kernel {
     /// What there is of entries: addresses, permanent neighbours, forwarding entries and proxies
-    /// of these interfaces, whoever made them, and the routes that Viaduct made.
+    /// of these interfaces, whoever made them, and on any interface all that Viaduct made.
     ///
     /// # Errors
     ///
@@ -142,7 +142,20 @@ impl Kernel {
                 _ => None,
             }));
         }
-        entries.retain(|entry, _| entry.interface().is_none_or(|i| interfaces.contains(&i)));
+        // Other control planes learn, too: forwarding entries are ours only on devices where
+        // neighbours are.
+        let tunnels: BTreeSet<u32> = entries
+            .iter()
+            .filter(|(entry, ours)| **ours && matches!(entry, Entry::Neighbour { .. }))
+            .filter_map(|(entry, _)| entry.interface())
+            .collect();
+        entries.retain(|entry, ours| {
+            let wanted = |set: &BTreeSet<u32>| entry.interface().is_none_or(|i| set.contains(&i));
+            match entry {
+                Entry::Forward { .. } => wanted(interfaces) || wanted(&tunnels),
+                _ => *ours || wanted(interfaces),
+            }
+        });
         Ok(entries)
     }
 

@@ -181,20 +181,21 @@ impl<D: DataPlane> Reconciler<D> {
         Ok(())
     }
 
-    /// In the default network a node also sends from its underlay address: answers of the host
-    /// itself, and of services that it translated. The source check is to know it.
+    /// In the default network a node also sends from its own addresses: answers of the host
+    /// itself, and of services that it translated. The source check is to know them.
     fn node_addresses(&self) -> Vec<Update> {
         let routes = self.options.routes.iter().zip(&self.route_tunnels);
-        let mut updates: Vec<_> = routes
-            .filter(|(route, _)| route.network == 0)
-            .map(|(route, &tunnel)| Update::PutRemote {
-                network: NetworkId(0),
-                prefix: IpNet::from(IpAddr::from(route.vtep)),
-                tunnel,
-            })
-            .collect();
-        updates.dedup();
-        updates
+        let mut updates = BTreeMap::new();
+        for (route, &tunnel) in routes.filter(|(route, _)| route.network == 0) {
+            let own = route.addresses.iter().copied().chain([route.vtep.into()]);
+            updates.extend(own.map(|address| (IpNet::from(address), tunnel)));
+        }
+        let update = |(prefix, tunnel)| Update::PutRemote {
+            network: NetworkId(0),
+            prefix,
+            tunnel,
+        };
+        updates.into_iter().map(update).collect()
     }
 
     /// Follows what is seen of the underlay interface.

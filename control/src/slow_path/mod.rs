@@ -283,7 +283,9 @@ impl SlowPath {
         pods: &[PodLink<'_>],
     ) -> Vec<String> {
         let names: Vec<&str> = pods.iter().map(|pod| pod.pod.interface.as_str()).collect();
-        let wanted = settings::wanted(&options.underlay.name, device, &names, settings::read);
+        let wanted = settings::wanted(&options.underlay.name, device, &names, |name| {
+            self.settings.original(name)
+        });
         self.settings.apply(&wanted)
     }
 
@@ -382,9 +384,8 @@ impl SlowPath {
         if let Err(error) = firewall::remove().await {
             debug!(error, "no firewall table removed");
         }
-        let (links, devices) = kernel.links().await?;
-        let everywhere = links.iter().map(|link| link.index).collect();
-        let found = kernel.entries(&everywhere).await?;
+        let (_, devices) = kernel.links().await?;
+        let found = kernel.entries(&BTreeSet::new()).await?;
         for (entry, _) in found.iter().rev().filter(|(_, ours)| **ours) {
             kernel.remove(entry).await?;
         }

@@ -21,6 +21,18 @@ struct Changed {
     set: String,
 }
 
+impl Changed {
+    /// Nothing is done where somebody else has changed it since, or it is gone.
+    fn restore(&self, name: &str) {
+        if read(name).as_deref() != Some(self.set.as_str()) {
+            return;
+        }
+        if let Err(error) = write(name, &self.was) {
+            warn!(setting = name, value = self.was, %error, "cannot restore");
+        }
+    }
+}
+
 /// Settings that were changed, in a file that outlives the process.
 #[derive(Debug)]
 pub(super) struct Settings {
@@ -28,7 +40,7 @@ pub(super) struct Settings {
     changed: BTreeMap<String, Changed>,
 }
 
-/// What the interfaces need. `name` reads a setting as it is now.
+/// What the interfaces need. `read` gives a setting as it is, or was before Viaduct changed it.
 pub(super) fn wanted(
     underlay: &str,
     device: &str,
@@ -93,7 +105,7 @@ fn forward_v6(
 }
 
 /// A setting as it is now; none if there is no such.
-pub(super) fn read(name: &str) -> Option<String> {
+fn read(name: &str) -> Option<String> {
     let text = fs::read_to_string(Path::new(ROOT).join(name)).ok()?;
     Some(text.trim().to_owned())
 }
@@ -114,8 +126,14 @@ impl Settings {
         }
     }
 
-    /// Brings settings about that are not as wanted, having written down what they were. Returns
-    /// what could not be done.
+    /// A setting as it was before Viaduct changed it; as it is, if it has not.
+    pub(super) fn original(&self, name: &str) -> Option<String> {
+        let changed = self.changed.get(name).map(|changed| changed.was.clone());
+        changed.or_else(|| read(name))
+    }
+
+    /// Brings settings about that are not as wanted, having written down what they were, and makes
+    /// those what they were that are not wanted any more. Returns what could not be done.
     pub(super) fn apply(&mut self, wanted: &Wanted) -> Vec<String> {
         let mut to_do = Vec::new();
         let mut noted = false;
@@ -131,9 +149,15 @@ impl Settings {
                 set: (*value).to_owned(),
             });
         }
-        let gone = self.changed.len();
-        self.changed.retain(|name, _| read(name).is_some());
-        if (noted || gone != self.changed.len())
+        let before = self.changed.len();
+        self.changed.retain(|name, changed| {
+            if wanted.contains_key(name) {
+                return read(name).is_some();
+            }
+            changed.restore(name);
+            false
+        });
+        if (noted || before != self.changed.len())
             && let Err(error) = self.save()
         {
             return vec![format!("cannot write {}: {error}", self.file.display())];
@@ -151,12 +175,7 @@ impl Settings {
     /// Makes every setting what it was, unless somebody has changed it since.
     pub(super) fn restore(&mut self) {
         for (name, changed) in std::mem::take(&mut self.changed) {
-            if read(&name).as_deref() != Some(changed.set.as_str()) {
-                continue;
-            }
-            if let Err(error) = write(&name, &changed.was) {
-                warn!(setting = name, value = changed.was, %error, "cannot restore");
-            }
+            changed.restore(&name);
         }
         let _ = fs::remove_file(&self.file);
     }

@@ -13,7 +13,7 @@ use viaduct_fib::{NetworkId, NextHopState, PortId, Publisher, ReaderFactory, Tun
 use super::port::Port;
 use super::routes::Probe;
 use super::{Observed, Reconciler};
-use crate::agent::AgentError;
+use crate::error::AgentError;
 use crate::kernel::{NeighbourState, RouteTo};
 use crate::observe::ObservedVtep;
 use crate::options::AgentOptions;
