@@ -15,6 +15,7 @@ pub(crate) fn status(server: &Server) -> Value {
     let workers = totals.iter().enumerate().map(|(index, w)| {
         json!({
             "worker": index, "turns": w.turns, "waits": w.waits, "rx_packets": w.rx_packets,
+            "tx_packets": w.tx_packets, "handed_over": w.handed_over, "taken_over": w.taken_over,
             "frames": w.frames, "free_frames": w.free_frames, "ring_frames": w.ring_frames,
             "checksums_finished": w.checksums_finished, "short_fills": w.short_fills,
             "icmp_errors": w.icmp_errors, "icmp_errors_withheld": w.icmp_errors_withheld,
@@ -268,7 +269,10 @@ pub(crate) fn status_text(reply: &Value) -> String {
             ("WORKER", "worker"),
             ("TURNS", "turns"),
             ("SLEEPS", "waits"),
-            ("PACKETS", "rx_packets"),
+            ("RECEIVED", "rx_packets"),
+            ("SENT", "tx_packets"),
+            ("HANDED OVER", "handed_over"),
+            ("TAKEN OVER", "taken_over"),
             ("FRAMES", "frames"),
             ("FREE", "free_frames"),
             ("IN RINGS", "ring_frames"),

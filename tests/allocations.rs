@@ -12,7 +12,7 @@ use std::time::Duration;
 use common::{Namespace, Testbed};
 use viaduct_encap::{MacAddr, Vni};
 use viaduct_fib::{Network, NetworkId, Port, PortId, Publisher, Update};
-use viaduct_router::{Router, RouterOptions};
+use viaduct_router::{Router, RouterOptions, WorkerTotals};
 
 /// Calls of all threads: the test's own sleeps while workers are counted.
 static CALLS: AtomicU64 = AtomicU64::new(0);
@@ -39,6 +39,7 @@ static ALLOCATOR: Counting = Counting;
 
 const PINS: &str = "VIADUCT_TEST_PINS";
 const MACS: &str = "VIADUCT_TEST_MACS";
+const WORKERS: &str = "VIADUCT_TEST_WORKERS";
 const PODS: [&str; 2] = ["veth-web", "veth-dns"];
 
 fn mac(namespace: &Namespace) -> String {
@@ -47,20 +48,32 @@ fn mac(namespace: &Namespace) -> String {
     link[0]["address"].as_str().expect("a MAC").to_owned()
 }
 
-/// Runs the workers in a process of its own, inside the node's namespace, with
-/// traffic from its pods: plain, too short-lived (ICMP errors), to nowhere
-/// (punts).
 #[test]
 fn turns_under_traffic_neither_allocate_nor_free() {
+    turns_under_traffic(1);
+}
+
+/// The first pod has a queue for each worker, the second pod and the underlay only one.
+#[test]
+fn turns_that_hand_packets_over_neither_allocate_nor_free() {
+    turns_under_traffic(2);
+}
+
+/// Runs the workers in a process of its own, inside the node's namespace, with
+/// traffic from its pods: plain, too short-lived (ICMP errors), to nowhere
+/// (punts), and of many flows.
+fn turns_under_traffic(workers: u8) {
     let mut bed = Testbed::new();
     let a = bed.node(1, 1);
-    let (web, dns) = (bed.pod(&a, "web", 2), bed.pod(&a, "dns", 3));
+    let web = bed.pod_with_queues(&a, "web", 2, workers);
+    let dns = bed.pod(&a, "dns", 3);
     let mut command = a.namespace.command("timeout");
     command
         .arg("60")
         .arg(std::env::current_exe().expect("this program"))
         .args(["--exact", "counted_turns", "--ignored", "--nocapture"])
         .env(PINS, bed.pins())
+        .env(WORKERS, workers.to_string())
         .env(
             MACS,
             format!("{} {}", mac(&web.namespace), mac(&dns.namespace)),
@@ -82,6 +95,7 @@ fn turns_under_traffic_neither_allocate_nor_free() {
             ping.spawn().expect("ping runs")
         })
         .collect();
+    let _flows = web.udp_flood(&dns.v4(), 16);
     let output = inner.wait_with_output().expect("the test ends");
     for ping in &mut pings {
         let _ = ping.kill();
@@ -91,7 +105,7 @@ fn turns_under_traffic_neither_allocate_nor_free() {
     assert!(output.status.success(), "{text}");
 }
 
-/// Not by itself: [`turns_under_traffic_neither_allocate_nor_free`] runs it.
+/// Not by itself: [`turns_under_traffic`] runs it.
 #[test]
 #[ignore = "needs the namespace and the traffic of another test"]
 fn counted_turns() {
@@ -135,8 +149,10 @@ fn counted_turns() {
     }
     publisher.publish().expect("published");
 
+    let workers = std::env::var(WORKERS).expect("run by another test");
+    let workers: usize = workers.parse().expect("a number");
     let options = RouterOptions {
-        workers: 1,
+        workers,
         cpus: None,
         adaptive: true,
         max_ports: 2,
@@ -169,9 +185,11 @@ fn counted_turns() {
     }
     let seen = |router: &Router| {
         let web = router.port_totals(PortId(1));
-        let errors = router.worker_totals()[0].icmp_errors;
+        let totals = router.worker_totals();
+        let sum = |of: fn(&WorkerTotals) -> u64| totals.iter().map(of).sum::<u64>();
         let punts: u64 = web.punts.iter().map(|(_, n)| n).sum();
-        (web.rx_packets, errors, punts)
+        let handed = (sum(|w| w.handed_over), sum(|w| w.taken_over));
+        (web.rx_packets, sum(|w| w.icmp_errors), punts, handed)
     };
     sleep(Duration::from_secs(1));
     let began = seen(&router);
@@ -182,5 +200,10 @@ fn counted_turns() {
     assert!(ended.0 > began.0 + 100, "packets: {began:?} {ended:?}");
     assert!(ended.1 > began.1 + 20, "ICMP errors: {began:?} {ended:?}");
     assert!(ended.2 > began.2 + 20, "punts: {began:?} {ended:?}");
+    if workers > 1 {
+        let (began, ended) = (began.3, ended.3);
+        assert!(ended.0 > began.0 + 100, "handed over: {began:?} {ended:?}");
+        assert!(ended.1 > began.1 + 100, "taken over: {began:?} {ended:?}");
+    }
     assert_eq!(calls, 0, "calls of the allocator");
 }

@@ -51,16 +51,6 @@ fn states(router: &Daemon, state: &str) -> usize {
     ports.iter().filter(|p| p["state"] == state).count()
 }
 
-/// Free frames and those in rings are all that there are, at every worker.
-fn whole(router: &Daemon) -> bool {
-    let status = router.ask("status");
-    let workers = status["workers"].as_array().expect("workers");
-    workers.iter().all(|worker| {
-        let frames = |name: &str| worker[name].as_u64().expect("a number");
-        frames("free_frames") + frames("ring_frames") == frames("frames")
-    })
-}
-
 #[test]
 fn the_umem_is_whole_after_a_million_packets_and_a_thousand_ports() {
     let mut bed = Testbed::new();
@@ -72,6 +62,7 @@ fn the_umem_is_whole_after_a_million_packets_and_a_thousand_ports() {
             interface: format!("veth-p{n}"),
             n: 1,
             host: 100 + n,
+            queues: 2,
             classic: false,
         })
         .collect();
@@ -118,7 +109,7 @@ fn the_umem_is_whole_after_a_million_packets_and_a_thousand_ports() {
         std::thread::sleep(std::time::Duration::from_millis(500));
     }
     drop(client);
-    wait_for("all frames to be accounted for", || whole(&router));
+    router.assert_whole();
     router.assert_balanced();
     for port in router.ask("ports")["ports"].as_array().expect("ports") {
         assert_eq!(port["kernel"]["invalid_descriptors"], 0, "{port}");

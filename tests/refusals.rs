@@ -45,11 +45,6 @@ fn each_refusal_names_the_place_and_changes_nothing() {
         says.contains("refused.toml:15") && says.contains("veth-gone"),
         "{says}"
     );
-    let says = refused(&bed, &a.namespace, "veth-web", "[workers]\ncount = 2");
-    assert!(
-        says.contains("eth0") && says.contains("1 receive queue"),
-        "{says}"
-    );
     let says = refused(&bed, &a.namespace, "veth-web", "[workers]\ncpus = [1000]");
     assert!(says.contains("CPU 1000"), "{says}");
     assert_eq!(xdp(&a.namespace), 0);

@@ -76,17 +76,6 @@ fn fragments_of_pods_pass_as_they_are() {
     }
 }
 
-/// Packets that the kernel has given to AF_XDP at one receive queue.
-fn redirected(node: &Node, interface: &str, queue: u8) -> u64 {
-    let counters = node.namespace.run(&format!("ethtool -S {interface}"));
-    let name = format!("rx_queue_{queue}_xdp_redirect:");
-    let value = counters
-        .lines()
-        .find_map(|l| l.trim().strip_prefix(&name))
-        .unwrap_or_else(|| panic!("no {name} in {counters}"));
-    value.trim().parse().expect("a number")
-}
-
 fn workers(router: &Daemon) -> Vec<u64> {
     let status = router.ask("status");
     let workers = status["workers"].as_array().expect("workers");
@@ -109,7 +98,7 @@ fn many_flows_use_every_queue_of_pod_and_underlay() {
             let mut seen = Vec::new();
             for (node, interface) in [(from, "veth-web"), (to, "eth0")] {
                 for queue in 0..2 {
-                    seen.push(redirected(&pair.nodes[node], interface, queue));
+                    seen.push(pair.nodes[node].redirected(interface, queue));
                 }
             }
             seen.extend(workers(&routers[from]));

@@ -117,18 +117,27 @@ pub(crate) struct Beat {
 }
 
 impl Beat {
-    /// Tells XDP that the worker lives.
-    #[inline]
-    pub(crate) fn at(&self, tick: Tick) {
+    fn place(&self) -> &AtomicU64 {
         // SAFETY: the offset is that of an aligned u64 inside the mapping.
-        let beat = unsafe {
+        unsafe {
             self.map
                 .map
                 .byte_add(self.offset)
                 .cast::<AtomicU64>()
                 .as_ref()
-        };
-        beat.store(tick.0, Ordering::Relaxed);
+        }
+    }
+
+    /// Tells XDP that the worker lives.
+    #[inline]
+    pub(crate) fn at(&self, tick: Tick) {
+        self.place().store(tick.0, Ordering::Relaxed);
+    }
+
+    /// When the worker lived last.
+    #[inline]
+    pub(crate) fn last(&self) -> Tick {
+        Tick(self.place().load(Ordering::Relaxed))
     }
 }
 

@@ -29,7 +29,8 @@ impl Counter {
 }
 
 /// One port at one worker. What becomes of a packet belongs to the port that it
-/// came from: received + originated = sent + punted + dropped, over all ports.
+/// came from, also when another worker sends it: received + originated = sent +
+/// punted + dropped, over all ports and workers.
 #[derive(Debug)]
 #[repr(align(64))]
 pub(crate) struct PortCounters {
@@ -70,6 +71,8 @@ pub(crate) struct WorkerCounters {
     pub(crate) frames: u64,
     pub(crate) checksums_finished: Counter,
     pub(crate) short_fills: Counter,
+    pub(crate) handed_over: Counter,
+    pub(crate) taken_over: Counter,
     pub(crate) icmp_errors: Counter,
     pub(crate) icmp_errors_withheld: Counter,
 }
@@ -94,6 +97,8 @@ impl WorkerCounters {
             frames,
             checksums_finished: Counter::default(),
             short_fills: Counter::default(),
+            handed_over: Counter::default(),
+            taken_over: Counter::default(),
             icmp_errors: Counter::default(),
             icmp_errors_withheld: Counter::default(),
         }
@@ -143,6 +148,12 @@ pub struct WorkerTotals {
     pub waits: u64,
     /// Packets received, from all ports.
     pub rx_packets: u64,
+    /// Packets sent, on all ports.
+    pub tx_packets: u64,
+    /// Packets given to other workers to send.
+    pub handed_over: u64,
+    /// Packets taken from other workers, sent or dropped here.
+    pub taken_over: u64,
     /// Frames of its UMEM.
     pub frames: u64,
     /// Frames that are in no ring.
@@ -242,6 +253,9 @@ pub(crate) fn worker_totals(w: &WorkerCounters) -> WorkerTotals {
         turns: w.turns.get(),
         waits: w.waits.get(),
         rx_packets: w.ports.iter().map(|p| p.rx_packets.get()).sum(),
+        tx_packets: w.ports.iter().map(|p| p.tx_packets.get()).sum(),
+        handed_over: w.handed_over.get(),
+        taken_over: w.taken_over.get(),
         frames: w.frames,
         free_frames: w.free_frames.get(),
         ring_frames: w.ring_frames.get(),

@@ -43,7 +43,8 @@ reasons! {
     CongestionMarked "congestion-marked" "The underlay marked congestion on a packet that cannot carry the mark (RFC 6040).",
     UnknownPort "unknown-port" "The port that the packet came from or goes to has just been removed.",
     ExceptionOverload "exception-overload" "More packets at once needed special treatment than a worker works off in a turn.",
-    NoFrame "no-frame" "No free frame was left for a fragment.",
+    NoFrame "no-frame" "No free frame was left for a fragment, or for a packet that another worker handed over.",
+    HandoffFull "handoff-full" "Too many packets were on their way to the worker that sends on the outgoing port.",
     PuntFailed "punt-failed" "The kernel did not take a packet that was left to it.",
     TxRingFull "tx-ring-full" "The transmit ring of the outgoing port is full.",
 }

@@ -18,9 +18,11 @@ use crate::counters::{
     PortTotals, SocketTotals, WorkerCounters, WorkerTotals, port_totals, worker_totals,
 };
 use crate::error::RouterError;
-use crate::sys::{self, Channels, Sleeper};
+use crate::sys::{self, Channels};
 use crate::tun::Tun;
-use crate::worker::{Link, MIN_QUOTA, Message, RESERVE, Reply, Shared, Worker, WorkerParts};
+use crate::worker::{
+    Link, MIN_QUOTA, Mailbox, Message, RESERVE, Reply, Shared, Worker, WorkerParts, mailboxes,
+};
 use crate::xsk::{Area, Granted, Umem, Xsk, statistics};
 
 /// Slots of the socket map for each port.
@@ -92,6 +94,8 @@ pub struct Router {
     options: RouterOptions,
     pinholes: Pinholes,
     workers: Vec<Handle>,
+    /// By worker.
+    mailboxes: Arc<[Mailbox]>,
     ports: Vec<Option<Attached>>,
     /// By port: its sockets, which stay open until the port is withdrawn.
     sockets: Vec<Vec<RawFd>>,
@@ -133,9 +137,12 @@ impl Router {
                 format!("{e}; /dev/net/tun is needed (modprobe tun)"),
             )
         })?;
+        let mailboxes = mailboxes(options.workers, FRAME_SIZE as usize)
+            .map_err(|e| RouterError::new("cannot prepare the workers", e.to_string()))?;
         let mut router = Self {
             tun: Arc::new(tun),
             workers: Vec::new(),
+            mailboxes,
             ports: vec![None; ports],
             sockets: vec![Vec::new(); ports],
             retired: vec![PortTotals::default(); ports],
@@ -162,18 +169,26 @@ impl Router {
             inbox: ArrayQueue::new(16),
             outbox: ArrayQueue::new(16),
             counters: WorkerCounters::new(ports, u64::from(area.frames())),
-            sleeper: Sleeper::new()?,
+            sleeper: self
+                .mailboxes
+                .get(index)
+                .map(Mailbox::sleeper)
+                .ok_or(io::ErrorKind::InvalidInput)?,
             stop: AtomicBool::new(false),
         });
         let umem = area.umem();
         let worker = WorkerParts {
+            index,
             shared: Arc::clone(&shared),
+            mailboxes: Arc::clone(&self.mailboxes),
             reader: readers.reader(),
             area,
             frames,
             ports,
             tun: Arc::clone(&self.tun),
-            beat: self.pinholes.beat(index),
+            beats: (0..self.options.workers)
+                .map(|worker| self.pinholes.beat(worker))
+                .collect(),
             adaptive: self.options.adaptive,
             heartbeat_timeout: self.options.heartbeat_timeout,
         };
@@ -279,7 +294,7 @@ impl Router {
         Ok(attached)
     }
 
-    /// The device's queues: each receive queue some worker can own, and each worker can send.
+    /// The device's queues, each of which some worker can own.
     fn queues(&self, interface: &str, underlay: bool) -> Result<Channels, RouterError> {
         let doing = || format!("cannot own the queues of {interface}");
         let channels =
@@ -298,27 +313,11 @@ impl Router {
             );
             return Err(RouterError::new(doing(), why));
         }
-        if (queues as usize) < self.workers.len() {
-            let why = format!(
-                "it has {queues} receive queue(s) for {} workers; a worker without a queue could not send on it. \
-                 Make the device with as many queues (numrxqueues, numtxqueues) or lower workers.count",
-                self.workers.len()
-            );
-            return Err(RouterError::new(doing(), why));
-        }
-        if (channels.tx as usize) < self.workers.len() {
-            let why = format!(
-                "it has {} transmit queue(s) for {} workers; a worker without one could not send. \
-                 Make the device with as many queues (numrxqueues, numtxqueues) or lower workers.count",
-                channels.tx,
-                self.workers.len()
-            );
-            return Err(RouterError::new(doing(), why));
-        }
         Ok(channels)
     }
 
-    /// One link for each worker, with the queues that it owns.
+    /// One link for each worker, with the queues that it owns. Workers that own none which can
+    /// send are spread over those that do, and always over the same: a flow keeps its order.
     fn bind(
         &self,
         port: PortId,
@@ -328,6 +327,7 @@ impl Router {
     ) -> Result<Vec<Box<Link>>, RouterError> {
         let size = if underlay { UNDERLAY_RING } else { POD_RING };
         let mut links = Vec::new();
+        let sending = channels.rx.min(channels.tx).max(1) as usize;
         for (index, worker) in self.workers.iter().enumerate() {
             let own = (0..channels.rx).filter(|q| *q as usize % self.workers.len() == index);
             // The kernel sends nothing from a socket on a queue that the device only receives on.
@@ -346,6 +346,7 @@ impl Router {
                 port,
                 queues: sockets.collect::<Result<_, _>>()?,
                 senders,
+                via: index % sending,
             }));
         }
         Ok(links)
@@ -444,7 +445,8 @@ impl Router {
             sockets.clear();
         }
         self.pinholes.remove_device(ifindex);
-        for worker in 0..self.workers.len() {
+        // Those that hand over before those that send for them: what is handed over is sent.
+        for worker in (0..self.workers.len()).rev() {
             // The sockets are closed here, then their frames can be counted back.
             if let Ok(Reply::Removed(link)) = self.ask(worker, Message::Remove(port)) {
                 drop(link);
@@ -505,11 +507,17 @@ impl Router {
         self.pinholes.remove_prefix(vni, address, length)
     }
 
-    /// Waits until every worker has begun a batch since the call (at most two
-    /// seconds).
+    /// Waits until every worker has begun a batch since the call, and then once more, until what
+    /// they had handed to each other is sent (at most two seconds).
     pub fn quiesce(&self) {
         let patience = Instant::now() + PATIENCE;
-        for worker in &self.workers {
+        let rounds = if self.workers.len() > 1 { 2 } else { 1 };
+        for worker in self
+            .workers
+            .iter()
+            .cycle()
+            .take(rounds * self.workers.len())
+        {
             let turns = || worker_totals(&worker.shared.counters).turns;
             let before = turns();
             worker.shared.sleeper.wake();
@@ -616,6 +624,10 @@ impl Drop for Router {
             if let Some(thread) = worker.thread.take() {
                 let _ = thread.join();
             }
+        }
+        // What was on its way between them has its count, too.
+        for (mailbox, worker) in self.mailboxes.iter().zip(&self.workers) {
+            mailbox.abandon(&worker.shared.counters);
         }
     }
 }

@@ -111,6 +111,21 @@ impl Daemon {
         });
     }
 
+    /// Free frames and those in rings are all that there are, at every worker; and what workers
+    /// handed to each other has arrived.
+    pub fn assert_whole(&self) {
+        wait_for("all frames to be accounted for", || {
+            let status = self.ask("status");
+            let workers = status["workers"].as_array().expect("workers");
+            let sum = |name: &str| -> u64 { workers.iter().filter_map(|w| w[name].as_u64()).sum() };
+            sum("handed_over") == sum("taken_over")
+                && workers.iter().all(|worker| {
+                    let frames = |name: &str| worker[name].as_u64().expect("a number");
+                    frames("free_frames") + frames("ring_frames") == frames("frames")
+                })
+        });
+    }
+
     /// Packets dropped for a reason, all ports together.
     pub fn dropped(&self, reason: &str) -> u64 {
         let drops = self.ask("drops");

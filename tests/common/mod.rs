@@ -128,7 +128,7 @@ impl Testbed {
         namespace
     }
 
-    /// A node with `eth0` (192.0.2.N, fd00:99::N) on the switch.
+    /// A node with `eth0` (192.0.2.N, fd00:99::N) on the switch; its pods have as many queues.
     pub fn node(&mut self, n: u8, queues: u8) -> Node {
         let namespace = self.namespace(&format!("n{n}"));
         let switch = Namespace {
@@ -154,21 +154,27 @@ impl Testbed {
 
     /// A pod of a node at host part `host`: 10.244.N.host and its like.
     pub fn pod(&mut self, node: &Node, name: &str, host: u8) -> Pod {
-        self.pod_with(node, name, host, false)
+        self.pod_with(node, name, host, node.queues, false)
+    }
+
+    /// One whose veth pair has so many queues at both ends.
+    pub fn pod_with_queues(&mut self, node: &Node, name: &str, host: u8, queues: u8) -> Pod {
+        self.pod_with(node, name, host, queues, false)
     }
 
     /// One with a /24 and a /64.
     pub fn classic_pod(&mut self, node: &Node, name: &str, host: u8) -> Pod {
-        self.pod_with(node, name, host, true)
+        self.pod_with(node, name, host, node.queues, true)
     }
 
-    fn pod_with(&mut self, node: &Node, name: &str, host: u8, classic: bool) -> Pod {
+    fn pod_with(&mut self, node: &Node, name: &str, host: u8, queues: u8, classic: bool) -> Pod {
         let namespace = self.namespace(&format!("n{}{name}", node.n));
         let pod = Pod {
             namespace,
             interface: format!("veth-{name}"),
             n: node.n,
             host,
+            queues,
             classic,
         };
         pod.plug(node);

@@ -10,11 +10,26 @@ pub struct Node {
     pub switch_port: String,
 }
 
+impl Node {
+    /// Packets that the kernel has given to AF_XDP at one receive queue.
+    pub fn redirected(&self, interface: &str, queue: u8) -> u64 {
+        let counters = self.namespace.run(&format!("ethtool -S {interface}"));
+        let name = format!("rx_queue_{queue}_xdp_redirect:");
+        let value = counters
+            .lines()
+            .find_map(|l| l.trim().strip_prefix(&name))
+            .unwrap_or_else(|| panic!("no {name} in {counters}"));
+        value.trim().parse().expect("a number")
+    }
+}
+
 pub struct Pod {
     pub namespace: Namespace,
     pub interface: String,
     pub n: u8,
     pub host: u8,
+    /// Of both ends of its veth pair.
+    pub queues: u8,
     /// With a /24 and a /64, and gateways in them; else with single addresses.
     pub classic: bool,
 }
@@ -31,7 +46,7 @@ impl Pod {
     /// Makes the veth pair between node and pod, as a CNI plugin would; the host's routes and the
     /// pod's gateway are the router's.
     pub fn plug(&self, node: &Node) {
-        let (veth, q) = (&self.interface, node.queues);
+        let (veth, q) = (&self.interface, self.queues);
         let host = &node.namespace;
         host.run(&format!(
             "ip link add {veth} mtu 1450 numrxqueues {q} numtxqueues {q} type veth \

@@ -109,9 +109,18 @@ impl Pod {
     /// Sends datagrams with as many bytes of a pattern to `address` of `to` and
     /// compares the answers; a lost one is sent again, three times at most.
     pub fn udp(&self, to: &Pod, address: &str, sizes: &[usize]) -> Answers {
-        let _server = to.udp_server(&format!("echo {address} {PORT}"));
+        self.udp_answers(to, address, sizes, "")
+    }
+
+    /// The same, with datagrams that routers may cut into fragments.
+    pub fn udp_cut(&self, to: &Pod, address: &str, sizes: &[usize]) -> Answers {
+        self.udp_answers(to, address, sizes, "-cut")
+    }
+
+    fn udp_answers(&self, to: &Pod, address: &str, sizes: &[usize], how: &str) -> Answers {
+        let _server = to.udp_server(&format!("echo{how} {address} {PORT}"));
         let sizes: Vec<String> = sizes.iter().map(ToString::to_string).collect();
-        let said = self.udp_client(&format!("ask {address} {PORT} {}", sizes.join(" ")));
+        let said = self.udp_client(&format!("ask{how} {address} {PORT} {}", sizes.join(" ")));
         let said: Value = serde_json::from_str(&said).expect("JSON");
         let number = |name: &str| said[name].as_u64().expect("a number");
         Answers {
@@ -133,6 +142,13 @@ impl Pod {
             flows: number("flows"),
             bad: number("bad"),
         }
+    }
+
+    /// Sends datagrams from as many ports to whoever may be there, until dropped.
+    pub fn udp_flood(&self, address: &str, flows: u32) -> Process {
+        let words = format!("send {address} {PORT} {flows} 1000000");
+        self.namespace
+            .spawn(&format!("{PYTHON} {} {words}", script("udp.py")))
     }
 
     /// Sends an SCTP INIT whose CRC32c is `zero`, `right` or `wrong`; returns

@@ -4,6 +4,7 @@ udp.py echo ADDRESS PORT            answers each datagram with its complement
 udp.py ask ADDRESS PORT SIZE...     sends these sizes and compares the answers
 udp.py count ADDRESS PORT DATAGRAMS receives datagrams of `send`
 udp.py send ADDRESS PORT FLOWS EACH sends from as many ports, so many each
+echo-cut and ask-cut let the network cut datagrams into fragments.
 """
 
 import json
@@ -14,9 +15,10 @@ import time
 TRIES = 4
 FLOW = 8  # bytes of flow and sequence in front of the pattern
 COMPLEMENT = bytes(255 - i for i in range(256))
-# linux/in.h and linux/in6.h; the kernel must not fragment what does not fit.
+# linux/in.h and linux/in6.h; the kernel must not fragment what does not fit, and asks that others do not.
 MTU_DISCOVER = {socket.AF_INET: (socket.IPPROTO_IP, 10), socket.AF_INET6: (socket.IPPROTO_IPV6, 23)}
-DISCOVER_DO = 2
+DISCOVER_DONT, DISCOVER_DO = 0, 2
+DISCOVER = DISCOVER_DONT if sys.argv[1].endswith("-cut") else DISCOVER_DO
 
 
 def pattern(size, seed=0):
@@ -27,7 +29,7 @@ def udp(address):
     family = socket.AF_INET6 if ":" in address else socket.AF_INET
     s = socket.socket(family, socket.SOCK_DGRAM)
     s.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 1 << 20)
-    s.setsockopt(*MTU_DISCOVER[family], DISCOVER_DO)
+    s.setsockopt(*MTU_DISCOVER[family], DISCOVER)
     return s
 
 
@@ -89,11 +91,14 @@ def send(address, port, flows, each):
     for number in range(int(each)):
         data = number.to_bytes(FLOW, "big") + pattern(64 + number, number)
         for at, s in enumerate(sockets):
-            s.send(data)
+            try:
+                s.send(data)
+            except OSError:
+                pass  # An ICMP error came back; whoever counts will miss this one.
             # Rings hold hundreds: what is lost here would say nothing.
             if at % 16 == 0:
                 time.sleep(0.001)
 
 
 if __name__ == "__main__":
-    {"echo": echo, "ask": ask, "count": count, "send": send}[sys.argv[1]](*sys.argv[2:])
+    {"echo": echo, "ask": ask, "count": count, "send": send}[sys.argv[1].removesuffix("-cut")](*sys.argv[2:])

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use viaduct_fib::PortId;
 
 use super::Shared;
+use super::handoff::{self, Handed, Handoff};
 use crate::counters::PortCounters;
 use crate::frame::Frame;
 use crate::reason::DropReason;
@@ -24,14 +25,18 @@ const UNDERLAY_SHARES: usize = 8;
 const TOP_UP: u32 = 32;
 /// Owner of a frame that is in no ring.
 const FREE: u16 = u16::MAX;
+/// Packets that are taken over before they are sent: half a pod's transmit ring.
+const TAKE: usize = 256;
 
-/// A worker's queues of one device.
+/// A worker's queues of one device: none, when the device has fewer than there are workers.
 #[derive(Debug)]
 pub(crate) struct Link {
     pub(crate) port: PortId,
     pub(crate) queues: Vec<Xsk>,
     /// How many of them, from the first, can send.
     pub(crate) senders: usize,
+    /// The worker that sends for this one, if none of them can.
+    pub(crate) via: usize,
 }
 
 /// Free frames, and who has the others.
@@ -86,10 +91,19 @@ pub(super) struct Io {
     places: Vec<Option<usize>>,
     /// Frames for receiving that a pod's port has, whatever other ports do.
     share: usize,
+    handoff: Handoff,
+    /// The set of workers that send for this one.
+    helpers: u64,
 }
 
 impl Io {
-    pub(super) fn new(shared: Arc<Shared>, area: Area, free: Vec<FrameId>, ports: usize) -> Self {
+    pub(super) fn new(
+        shared: Arc<Shared>,
+        area: Area,
+        free: Vec<FrameId>,
+        ports: usize,
+        handoff: Handoff,
+    ) -> Self {
         let owners = vec![FREE; free.len()];
         // All ports that there may be, with the underlay for several of them.
         let claims = ports.saturating_add(UNDERLAY_SHARES);
@@ -102,6 +116,8 @@ impl Io {
             links: Vec::with_capacity(ports),
             places: vec![None; ports],
             share,
+            handoff,
+            helpers: 0,
         }
     }
 
@@ -206,15 +222,23 @@ impl Io {
         Some(self.area.empty(frame))
     }
 
-    /// Puts a packet into the transmit ring of a port: of its queue that
-    /// corresponds to the one it came from. Full or gone, it is dropped.
+    /// Sends a packet to a port, or has another worker send it. Where that is not possible, it is
+    /// dropped.
     #[inline]
     pub(super) fn send(&mut self, to: PortId, received: Received) {
-        let Received {
-            packet,
-            ingress,
-            queue,
-        } = received;
+        if let Err(received) = self.transmit(to, received) {
+            self.hand_over(to, received);
+        }
+    }
+
+    /// Puts a packet into the transmit ring of a port: of its queue that
+    /// corresponds to the one it came from. Full, it is dropped.
+    ///
+    /// # Errors
+    /// The packet comes back when none of the port's queues here can send.
+    #[inline]
+    fn transmit(&mut self, to: PortId, received: Received) -> Result<(), Received> {
+        let queue = received.queue;
         let place = self.places.get(usize::from(to.0)).copied().flatten();
         let link = place.and_then(|at| self.links.get_mut(at));
         let xsk = link.and_then(|l| {
@@ -222,16 +246,105 @@ impl Io {
             l.queues.get_mut(queue)
         });
         let Some(xsk) = xsk else {
-            return self.drop_packet(ingress, DropReason::UnknownPort, packet);
+            return Err(received);
         };
+        let Received {
+            packet, ingress, ..
+        } = received;
         let len = packet.len;
         self.pool.tag(&packet.frame, to.0);
         if let Err(packet) = xsk.transmit(packet) {
-            return self.drop_packet(ingress, DropReason::TxRingFull, packet);
-        }
-        if let Some(c) = self.counters(to) {
+            self.drop_packet(ingress, DropReason::TxRingFull, packet);
+        } else if let Some(c) = self.counters(to) {
             c.tx_packets.add(1);
             c.tx_bytes.add(u64::from(len));
+        }
+        Ok(())
+    }
+
+    /// Gives a packet to the worker that sends on this port for this one.
+    fn hand_over(&mut self, to: PortId, received: Received) {
+        let Received {
+            mut packet,
+            ingress,
+            ..
+        } = received;
+        let link = self.place(to).and_then(|at| self.links.get(at));
+        let Some(via) = link.map(|l| l.via) else {
+            return self.drop_packet(ingress, DropReason::UnknownPort, packet);
+        };
+        let frame = self.area.frame(&mut packet);
+        if !frame.is_some_and(|mut f| self.handoff.give(via, f.packet(), ingress, to)) {
+            return self.drop_packet(ingress, DropReason::HandoffFull, packet);
+        }
+        self.shared.counters.handed_over.add(1);
+        self.release(packet);
+    }
+
+    /// Sends what other workers have handed over until now. True when there was anything.
+    pub(super) fn take_over(&mut self) -> bool {
+        let arrived = self.handoff.arrived();
+        for n in 1..=arrived {
+            let Some(handed) = self.handoff.take() else {
+                break;
+            };
+            self.accept(&handed);
+            self.handoff.give_back(handed);
+            if n.is_multiple_of(TAKE) {
+                self.flush();
+            }
+        }
+        arrived > 0
+    }
+
+    /// Sends a packet of another worker from a frame of this one's.
+    fn accept(&mut self, handed: &Handed) {
+        self.shared.counters.taken_over.add(1);
+        let ingress = handed.ingress;
+        let Some(mut packet) = self.empty_packet() else {
+            if let Some(c) = self.counters(ingress) {
+                c.drop(DropReason::NoFrame);
+            }
+            return;
+        };
+        // At the frame's beginning: there is nothing left to be put in front.
+        let copied = self.edit(&mut packet, |frame| {
+            let from = handed.packet();
+            frame.place(0, from.len())?;
+            frame.packet().copy_from_slice(from);
+            Some(())
+        });
+        // The queue's number is of no matter: who sends for others has one.
+        let received = Received {
+            packet,
+            ingress,
+            queue: 0,
+        };
+        let sent = match copied.flatten() {
+            Some(()) => self.transmit(handed.egress, received),
+            None => Err(received),
+        };
+        if let Err(Received { packet, .. }) = sent {
+            self.drop_packet(ingress, DropReason::UnknownPort, packet);
+        }
+    }
+
+    /// The workers that send for this one.
+    pub(super) fn helpers(&self) -> impl Iterator<Item = usize> {
+        handoff::workers(self.helpers)
+    }
+
+    fn find_helpers(&mut self) {
+        let without = self.links.iter().filter(|l| l.senders == 0);
+        self.helpers = without.fold(0, |set, l| set | handoff::bit(l.via));
+    }
+
+    /// Sleeps until there may be something to do, or the time is over.
+    pub(super) fn sleep(&self, timeout_ms: i32) {
+        if self.handoff.rest() {
+            self.shared.counters.waits.add(1);
+            self.shared.sleeper.wait(timeout_ms);
+            self.handoff.rise();
         }
     }
 
@@ -249,8 +362,10 @@ impl Io {
         self.pool.give(packet.frame);
     }
 
-    /// Has the kernel send what waits in transmit rings. True when it took any.
+    /// Wakes workers that were given packets, and has the kernel send what waits in transmit
+    /// rings. True when it took any.
     pub(super) fn flush(&mut self) -> bool {
+        self.handoff.wake();
         let mut sent = false;
         for link in &mut self.links {
             for xsk in &mut link.queues {
@@ -269,6 +384,7 @@ impl Io {
         }
         // Within the capacity: one link a port, and ports are counted.
         self.links.push(link);
+        self.find_helpers();
     }
 
     pub(super) fn remove(&mut self, port: PortId) -> Option<Box<Link>> {
@@ -279,6 +395,7 @@ impl Io {
         {
             *p = Some(place);
         }
+        self.find_helpers();
         Some(link)
     }
 

@@ -8,6 +8,7 @@
 )]
 
 mod exceptions;
+mod handoff;
 mod io;
 
 use std::sync::Arc;
@@ -18,6 +19,8 @@ use crossbeam::queue::ArrayQueue;
 use viaduct_fib::{PortId, Reader};
 
 use self::exceptions::{Exceptions, Work};
+use self::handoff::Handoff;
+pub(crate) use self::handoff::{Mailbox, mailboxes};
 use self::io::Io;
 pub(crate) use self::io::{Link, MIN_QUOTA, RESERVE};
 use crate::bpf::Beat;
@@ -39,8 +42,8 @@ const IDLE_TURNS: u32 = 256;
 /// Turns between two reports of frames: it looks at every ring.
 const REPORT_TURNS: u32 = 1024;
 
-/// What the control side asks of a worker. The inbox is also the door through
-/// which other workers will hand over frames.
+/// What the control side asks of a worker. Other workers have a door of their own ([`Mailbox`]):
+/// packets are many, and nobody waits for an answer to them.
 #[derive(Debug)]
 pub(crate) enum Message {
     Add(Box<Link>),
@@ -64,7 +67,7 @@ pub(crate) struct Shared {
     pub(crate) inbox: ArrayQueue<(u64, Message)>,
     pub(crate) outbox: ArrayQueue<(u64, Reply)>,
     pub(crate) counters: WorkerCounters,
-    pub(crate) sleeper: Sleeper,
+    pub(crate) sleeper: Arc<Sleeper>,
     pub(crate) stop: AtomicBool,
 }
 
@@ -73,36 +76,43 @@ pub(crate) struct Worker {
     reader: Reader,
     exceptions: Exceptions,
     state: WorkerState,
-    beat: Beat,
+    /// Of all workers, and which is this one's.
+    beats: Vec<Beat>,
+    index: usize,
+    heartbeat_timeout: Duration,
     adaptive: bool,
-    sleep: Duration,
     /// Which link begins the turn.
     first: usize,
 }
 
 pub(crate) struct WorkerParts {
+    pub(crate) index: usize,
     pub(crate) shared: Arc<Shared>,
+    /// Of all workers.
+    pub(crate) mailboxes: Arc<[Mailbox]>,
     pub(crate) reader: Reader,
     pub(crate) area: Area,
     pub(crate) frames: Vec<FrameId>,
     pub(crate) ports: usize,
     pub(crate) tun: Arc<Tun>,
-    pub(crate) beat: Beat,
+    /// Of all workers.
+    pub(crate) beats: Vec<Beat>,
     pub(crate) adaptive: bool,
     pub(crate) heartbeat_timeout: Duration,
 }
 
 impl Worker {
     pub(crate) fn new(parts: WorkerParts) -> Self {
+        let handoff = Handoff::new(parts.mailboxes, parts.index);
         Self {
-            io: Io::new(parts.shared, parts.area, parts.frames, parts.ports),
+            io: Io::new(parts.shared, parts.area, parts.frames, parts.ports, handoff),
             reader: parts.reader,
             exceptions: Exceptions::new(parts.ports, parts.tun),
             state: WorkerState::default(),
-            beat: parts.beat,
+            beats: parts.beats,
+            index: parts.index,
+            heartbeat_timeout: parts.heartbeat_timeout,
             adaptive: parts.adaptive,
-            // Four beats in each time-out.
-            sleep: parts.heartbeat_timeout.checked_div(4).unwrap_or_default(),
             first: 0,
         }
     }
@@ -111,6 +121,9 @@ impl Worker {
     pub(crate) fn run(mut self) {
         let mut idle = 0u32;
         let mut turns = 0u32;
+        // Four beats in each time-out.
+        let sleep = self.heartbeat_timeout.checked_div(4).unwrap_or_default();
+        let sleep = i32::try_from(sleep.as_millis()).unwrap_or(i32::MAX);
         while !self.io.shared.stop.load(Ordering::Relaxed) {
             let worked = self.turn();
             idle = if worked { 0 } else { idle.saturating_add(1) };
@@ -119,19 +132,33 @@ impl Worker {
                 self.report();
             }
             if self.adaptive && idle > IDLE_TURNS {
-                self.io.shared.counters.waits.add(1);
-                let ms = i32::try_from(self.sleep.as_millis()).unwrap_or(i32::MAX);
-                self.io.shared.sleeper.wait(ms);
+                self.io.sleep(sleep);
             }
+        }
+    }
+
+    /// Tells XDP that this worker lives: if those do who send for it. Otherwise packets that it
+    /// can only hand over would be lost, while the kernel could carry them; so it is taken for
+    /// dead, too. A worker sends for higher ones only, so that no two wait for each other.
+    fn show_life(&self, tick: Tick) {
+        let late = |last: Tick| {
+            u128::from(tick.0.saturating_sub(last.0)) > self.heartbeat_timeout.as_nanos()
+        };
+        let helped = self
+            .io
+            .helpers()
+            .all(|helper| self.beats.get(helper).is_some_and(|b| !late(b.last())));
+        if let Some(beat) = self.beats.get(self.index) {
+            beat.at(if helped { tick } else { Tick(0) });
         }
     }
 
     /// One round over all queues. True when there was anything to do.
     fn turn(&mut self) -> bool {
         let tick = sys::now();
-        self.beat.at(tick);
+        self.show_life(tick);
         self.io.shared.counters.turns.add(1);
-        let mut worked = self.obey(tick);
+        let mut worked = self.obey(tick) | self.io.take_over();
         let links = self.io.links();
         // Another port begins each turn: what there is little of (frames, room for exceptions) is
         // not always gone before the last has its turn.
@@ -198,6 +225,8 @@ impl Worker {
                     Reply::Added
                 }
                 Message::Remove(port) => {
+                    // Those whose packets this worker sends have let go of the port already.
+                    self.io.take_over();
                     self.drain(port, tick);
                     Reply::Removed(self.io.remove(port))
                 }
