@@ -81,6 +81,14 @@ fn mapped(address: IpAddr) -> [u8; 16] {
     }
 }
 
+fn vtep_key(address: IpAddr, port: u16) -> Vtep {
+    Vtep {
+        address: mapped(address),
+        port: port.to_be_bytes(),
+        zero: [0; 2],
+    }
+}
+
 /// `length` counts the bits of `address` in its own family.
 fn prefix_key(vni: Vni, address: IpAddr, length: u8) -> Key<PrefixKey> {
     let bits = 32 + u32::from(length) + if address.is_ipv4() { 96 } else { 0 };
@@ -313,14 +321,17 @@ impl Pinholes {
     }
 
     pub(crate) fn add_vtep(&mut self, address: IpAddr, port: u16) -> Result<(), RouterError> {
-        let key = Vtep {
-            address: mapped(address),
-            port: port.to_be_bytes(),
-            zero: [0; 2],
-        };
         self.map::<HashMap<_, Vtep, u32>>("vteps")?
-            .insert(key, 1, 0)
+            .insert(vtep_key(address, port), 1, 0)
             .map_err(|e| failed(format!("cannot open the pinhole for {address}:{port}"))(chain(&e)))
+    }
+
+    pub(crate) fn remove_vtep(&mut self, address: IpAddr, port: u16) -> Result<(), RouterError> {
+        self.map::<HashMap<_, Vtep, u32>>("vteps")?
+            .remove(&vtep_key(address, port))
+            .map_err(|e| {
+                failed(format!("cannot close the pinhole for {address}:{port}"))(chain(&e))
+            })
     }
 
     pub(crate) fn add_pod(&mut self, vni: Vni, address: IpAddr) -> Result<(), RouterError> {

@@ -243,11 +243,18 @@ impl Worker {
     }
 
     /// Forwards what a port has received, and sends what waits for it: no more comes, as the XDP
-    /// programs leave its packets to the kernel by now.
+    /// programs leave its packets to the kernel by now. When the underlay goes, so they do with the
+    /// pods' packets, many of which are for it.
     fn drain(&mut self, port: PortId, tick: Tick) {
-        let Some(link) = self.io.place(port) else {
-            return;
-        };
+        for link in 0..self.io.links() {
+            if port == PortId::UNDERLAY || self.io.place(port) == Some(link) {
+                self.drain_link(link, tick);
+            }
+        }
+        self.io.flush();
+    }
+
+    fn drain_link(&mut self, link: usize, tick: Tick) {
         for queue in 0..self.io.queues(link) {
             for _ in 0..MAX_DRAIN {
                 if !self.serve(link, queue, tick) {
@@ -256,7 +263,6 @@ impl Worker {
                 self.io.flush();
             }
         }
-        self.io.flush();
     }
 
     fn report(&mut self) {

@@ -1,5 +1,7 @@
 //! The data plane as the control side sees it: workers, links, pinholes.
 
+mod links;
+
 use std::io;
 use std::net::IpAddr;
 use std::os::fd::RawFd;
@@ -13,25 +15,21 @@ use crossbeam::queue::ArrayQueue;
 use viaduct_encap::Vni;
 use viaduct_fib::{PortId, ReaderFactory};
 
+pub use self::links::Attached;
+use self::links::QUEUES_PER_PORT;
 use crate::bpf::{MAX_WORKERS, Outcomes, Pinholes, XdpMode};
 use crate::counters::{
     PortTotals, SocketTotals, WorkerCounters, WorkerTotals, port_totals, worker_totals,
 };
 use crate::error::RouterError;
-use crate::sys::{self, Channels};
 use crate::tun::Tun;
 use crate::worker::{
-    Link, MIN_QUOTA, Mailbox, Message, RESERVE, Reply, Shared, Worker, WorkerParts, mailboxes,
+    MIN_QUOTA, Mailbox, Message, RESERVE, Reply, Shared, Worker, WorkerParts, mailboxes,
 };
-use crate::xsk::{Area, Granted, Umem, Xsk, statistics};
+use crate::xsk::{Area, Umem, statistics};
 
-/// Slots of the socket map for each port.
-const QUEUES_PER_PORT: u32 = 64;
 /// Entries of every fill and completion ring.
 const RING: u32 = 2048;
-/// Entries of receive and transmit rings: the underlay's, and a pod's.
-const UNDERLAY_RING: u32 = 2048;
-const POD_RING: u32 = 512;
 /// Bytes of a frame: an Ethernet frame of MTU 1500 with room to spare.
 const FRAME_SIZE: u32 = 2048;
 /// The largest MTU whose packets fit a frame behind 384 bytes of headroom.
@@ -66,21 +64,6 @@ pub struct RouterOptions {
     pub fail_closed: bool,
     /// Folder in a BPF filesystem for the links' pins.
     pub pins: PathBuf,
-}
-
-/// What a port got from the kernel.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Attached {
-    /// The device.
-    pub interface: String,
-    /// Its index.
-    pub ifindex: u32,
-    /// Where its XDP program runs.
-    pub mode: XdpMode,
-    /// Zero-copy, as read back from the sockets.
-    pub zero_copy: bool,
-    /// Receive queues, all owned by workers.
-    pub queues: u32,
 }
 
 struct Handle {
@@ -213,175 +196,6 @@ impl Router {
         })
     }
 
-    /// Binds sockets to every queue of a device, gives them to the workers and
-    /// attaches XDP. `vni` is that of a pod's network; the underlay has none and
-    /// has to be first.
-    ///
-    /// # Errors
-    /// Says what refused; the device is as it was.
-    pub fn attach(
-        &mut self,
-        port: PortId,
-        interface: &str,
-        ifindex: u32,
-        vni: Option<Vni>,
-    ) -> Result<Attached, RouterError> {
-        let doing = || format!("cannot attach {interface}");
-        let place = usize::from(port.0);
-        match self.ports.get(place) {
-            None => {
-                let why = format!(
-                    "there are {} ports already; raise workers.max_ports",
-                    self.options.max_ports
-                );
-                return Err(RouterError::new(doing(), why));
-            }
-            Some(Some(other)) => {
-                return Err(RouterError::new(
-                    doing(),
-                    format!("{port} is taken by {}", other.interface),
-                ));
-            }
-            Some(None) => {}
-        }
-        let channels = self.queues(interface, vni.is_none())?;
-        let queues = channels.rx;
-        let base = u32::from(port.0).saturating_mul(QUEUES_PER_PORT);
-        let mut links = self.bind(port, interface, channels, vni.is_none())?;
-        let zero_copy = links
-            .iter()
-            .flat_map(|l| &l.queues)
-            .all(|x| x.granted() == Granted { zero_copy: true });
-        self.register(base, queues, ifindex, vni, &links)?;
-        if let Some(sockets) = self.sockets.get_mut(place) {
-            sockets.extend(links.iter().flat_map(|l| &l.queues).map(Xsk::fd));
-        }
-        for (index, link) in links.drain(..).enumerate() {
-            let given = self.give(index, link);
-            if let Err(e) = given {
-                self.withdraw(port, ifindex);
-                return Err(e);
-            }
-        }
-        let program = if vni.is_some() {
-            "viaduct_pod"
-        } else {
-            "viaduct_underlay"
-        };
-        let mode = match self.pinholes.attach(
-            program,
-            interface,
-            ifindex,
-            self.options.xdp_mode,
-            self.busy_patience,
-        ) {
-            Ok(mode) => mode,
-            Err(e) => {
-                self.withdraw(port, ifindex);
-                return Err(e);
-            }
-        };
-        let attached = Attached {
-            interface: interface.to_owned(),
-            ifindex,
-            mode,
-            zero_copy,
-            queues,
-        };
-        if let Some(p) = self.ports.get_mut(place) {
-            *p = Some(attached.clone());
-        }
-        Ok(attached)
-    }
-
-    /// The device's queues, each of which some worker can own.
-    fn queues(&self, interface: &str, underlay: bool) -> Result<Channels, RouterError> {
-        let doing = || format!("cannot own the queues of {interface}");
-        let channels =
-            sys::channels(interface).map_err(|e| RouterError::new(doing(), e.to_string()))?;
-        let queues = channels.rx;
-        let most = self
-            .options
-            .max_queues
-            .filter(|_| underlay)
-            .unwrap_or(QUEUES_PER_PORT)
-            .min(QUEUES_PER_PORT);
-        if queues > most {
-            let why = format!(
-                "it has {queues} receive queues and at most {most} would have an owner; the others would take the slow path \
-                 unseen. Lower them (ethtool -L {interface}) or raise underlay.queues"
-            );
-            return Err(RouterError::new(doing(), why));
-        }
-        Ok(channels)
-    }
-
-    /// One link for each worker, with the queues that it owns. Workers that own none which can
-    /// send are spread over those that do, and always over the same: a flow keeps its order.
-    fn bind(
-        &self,
-        port: PortId,
-        interface: &str,
-        channels: Channels,
-        underlay: bool,
-    ) -> Result<Vec<Box<Link>>, RouterError> {
-        let size = if underlay { UNDERLAY_RING } else { POD_RING };
-        let mut links = Vec::new();
-        let sending = channels.rx.min(channels.tx).max(1) as usize;
-        for (index, worker) in self.workers.iter().enumerate() {
-            let own = (0..channels.rx).filter(|q| *q as usize % self.workers.len() == index);
-            // The kernel sends nothing from a socket on a queue that the device only receives on.
-            let senders = own.clone().filter(|q| *q < channels.tx).count();
-            let sockets = own.map(|queue| {
-                bind_patiently(&worker.umem, interface, queue, size, self.busy_patience).map_err(
-                    |e| {
-                        RouterError::new(
-                            format!("cannot bind AF_XDP to queue {queue} of {interface}"),
-                            e.to_string(),
-                        )
-                    },
-                )
-            });
-            links.push(Box::new(Link {
-                port,
-                queues: sockets.collect::<Result<_, _>>()?,
-                senders,
-                via: index % sending,
-            }));
-        }
-        Ok(links)
-    }
-
-    /// Puts the sockets into the socket map, and wakes their workers for them.
-    fn register(
-        &mut self,
-        base: u32,
-        queues: u32,
-        ifindex: u32,
-        vni: Option<Vni>,
-        links: &[Box<Link>],
-    ) -> Result<(), RouterError> {
-        let workers = u32::try_from(self.workers.len()).unwrap_or(1);
-        for (index, (link, worker)) in (0u32..).zip(links.iter().zip(&self.workers)) {
-            for (nth, xsk) in (0u32..).zip(&link.queues) {
-                self.pinholes
-                    .set_socket(base + index + nth * workers, xsk.fd())?;
-                worker.shared.sleeper.watch(xsk.fd()).map_err(|e| {
-                    RouterError::new("cannot watch an AF_XDP socket", e.to_string())
-                })?;
-            }
-        }
-        self.pinholes
-            .set_device(ifindex, base, queues, workers, vni.map_or(0, Vni::get))
-    }
-
-    fn give(&mut self, worker: usize, link: Box<Link>) -> Result<(), RouterError> {
-        match self.ask(worker, Message::Add(link))? {
-            Reply::Added => Ok(()),
-            other => Err(unexpected(worker, &other)),
-        }
-    }
-
     /// Asks a worker and waits for its answer. An answer to an earlier question, which came too
     /// late, is put right here: a link that was removed is closed, and its frames are taken back.
     fn ask(&mut self, worker: usize, message: Message) -> Result<Reply, RouterError> {
@@ -420,47 +234,20 @@ impl Router {
         ))
     }
 
-    /// Has the workers finish the port's packets, closes its sockets, gets its frames back and
-    /// detaches XDP.
-    ///
-    /// # Errors
-    /// When a worker does not answer.
-    pub fn detach(&mut self, port: PortId) -> Result<(), RouterError> {
-        let Some(attached) = self
-            .ports
-            .get_mut(usize::from(port.0))
-            .and_then(Option::take)
-        else {
-            return Ok(());
-        };
-        // First the programs leave the device's packets to the kernel, then the workers finish
-        // what they have, then the device is let go: nothing is lost on the way.
-        self.withdraw(port, attached.ifindex);
-        self.pinholes.detach(attached.ifindex);
-        Ok(())
-    }
-
-    fn withdraw(&mut self, port: PortId, ifindex: u32) {
-        if let Some(sockets) = self.sockets.get_mut(usize::from(port.0)) {
-            sockets.clear();
-        }
-        self.pinholes.remove_device(ifindex);
-        // Those that hand over before those that send for them: what is handed over is sent.
-        for worker in (0..self.workers.len()).rev() {
-            // The sockets are closed here, then their frames can be counted back.
-            if let Ok(Reply::Removed(link)) = self.ask(worker, Message::Remove(port)) {
-                drop(link);
-                let _ = self.ask(worker, Message::Reclaim(port));
-            }
-        }
-    }
-
     /// Opens the underlay's pinhole for VXLAN to this address and port.
     ///
     /// # Errors
     /// When the map is full.
     pub fn add_vtep(&mut self, address: IpAddr, port: u16) -> Result<(), RouterError> {
         self.pinholes.add_vtep(address, port)
+    }
+
+    /// Closes it.
+    ///
+    /// # Errors
+    /// When it was not open.
+    pub fn remove_vtep(&mut self, address: IpAddr, port: u16) -> Result<(), RouterError> {
+        self.pinholes.remove_vtep(address, port)
     }
 
     /// Opens the underlay's pinhole for a pod.
@@ -632,13 +419,6 @@ impl Drop for Router {
     }
 }
 
-fn unexpected(worker: usize, reply: &Reply) -> RouterError {
-    RouterError::new(
-        format!("worker {worker} gave a wrong answer"),
-        format!("{reply:?}"),
-    )
-}
-
 fn check_cpus(wanted: &[usize]) -> Result<(), RouterError> {
     let online = core_affinity::get_core_ids().unwrap_or_default();
     match wanted
@@ -650,25 +430,5 @@ fn check_cpus(wanted: &[usize]) -> Result<(), RouterError> {
             "this process may not run there; see workers.cpus",
         )),
         None => Ok(()),
-    }
-}
-
-/// A queue is busy for some milliseconds after its last socket closed.
-fn bind_patiently(
-    umem: &Umem,
-    interface: &str,
-    queue: u32,
-    size: u32,
-    patience: Duration,
-) -> io::Result<Xsk> {
-    let mut wait = Duration::from_millis(16);
-    loop {
-        match Xsk::bind(umem, interface, queue, RING, size) {
-            Err(e) if e.raw_os_error() == Some(libc::EBUSY) && wait < patience => {
-                thread::sleep(wait);
-                wait *= 2;
-            }
-            result => return result,
-        }
     }
 }

@@ -1,0 +1,307 @@
+//! Ports: sockets on every queue of a device, given to the workers, and XDP.
+
+use std::io;
+use std::thread;
+use std::time::Duration;
+
+use viaduct_encap::Vni;
+use viaduct_fib::PortId;
+
+use super::{RING, Router};
+use crate::bpf::XdpMode;
+use crate::error::RouterError;
+use crate::sys::{self, Channels};
+use crate::worker::{Link, Message, Reply};
+use crate::xsk::{Granted, Umem, Xsk};
+
+/// Slots of the socket map for each port.
+pub(super) const QUEUES_PER_PORT: u32 = 64;
+/// Entries of receive and transmit rings: the underlay's, and a pod's.
+const UNDERLAY_RING: u32 = 2048;
+const POD_RING: u32 = 512;
+
+/// What a port got from the kernel.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Attached {
+    /// The device.
+    pub interface: String,
+    /// Its index.
+    pub ifindex: u32,
+    /// Where its XDP program runs.
+    pub mode: XdpMode,
+    /// Zero-copy, as read back from the sockets.
+    pub zero_copy: bool,
+    /// Receive queues, all owned by workers.
+    pub queues: u32,
+    /// Transmit queues.
+    pub tx_queues: u32,
+    /// Of a pod's network; the underlay has none.
+    pub vni: Option<Vni>,
+}
+
+impl Router {
+    /// Binds sockets to every queue of a device, gives them to the workers and attaches XDP. `vni`
+    /// is that of a pod's network; the underlay has none. While there is no underlay, the pods'
+    /// packets are the kernel's.
+    ///
+    /// # Errors
+    /// Says what refused; the device is as it was.
+    pub fn attach(
+        &mut self,
+        port: PortId,
+        interface: &str,
+        ifindex: u32,
+        vni: Option<Vni>,
+    ) -> Result<Attached, RouterError> {
+        self.check_free(port, interface)?;
+        let channels = self.queues(interface, vni.is_none())?;
+        let links = self.bind(port, interface, channels, vni.is_none())?;
+        let mut attached = Attached {
+            interface: interface.to_owned(),
+            ifindex,
+            mode: XdpMode::Native,
+            zero_copy: links
+                .iter()
+                .flat_map(|l| &l.queues)
+                .all(|x| x.granted() == Granted { zero_copy: true }),
+            queues: channels.rx,
+            tx_queues: channels.tx,
+            vni,
+        };
+        let given = self.register(port, &attached, links);
+        match given.and_then(|()| self.run_xdp(&attached)) {
+            Ok(mode) => attached.mode = mode,
+            Err(e) => {
+                self.withdraw(port, ifindex);
+                return Err(e);
+            }
+        }
+        if let Some(place) = self.ports.get_mut(usize::from(port.0)) {
+            *place = Some(attached.clone());
+        }
+        if port == PortId::UNDERLAY
+            && let Err(e) = self.open_pods(true)
+        {
+            let _ = self.detach(port);
+            return Err(e);
+        }
+        Ok(attached)
+    }
+
+    fn check_free(&self, port: PortId, interface: &str) -> Result<(), RouterError> {
+        let why = match self.ports.get(usize::from(port.0)) {
+            Some(None) => return Ok(()),
+            None => format!(
+                "there are {} ports already; raise workers.max_ports",
+                self.options.max_ports
+            ),
+            Some(Some(other)) => format!("{port} is taken by {}", other.interface),
+        };
+        Err(RouterError::new(format!("cannot attach {interface}"), why))
+    }
+
+    fn run_xdp(&mut self, to: &Attached) -> Result<XdpMode, RouterError> {
+        let program = match to.vni {
+            Some(_) => "viaduct_pod",
+            None => "viaduct_underlay",
+        };
+        let (wanted, patience) = (self.options.xdp_mode, self.busy_patience);
+        self.pinholes
+            .attach(program, &to.interface, to.ifindex, wanted, patience)
+    }
+
+    /// Lets the XDP programs on the pods give packets to the workers, or has them leave all to the
+    /// kernel.
+    fn open_pods(&mut self, open: bool) -> Result<(), RouterError> {
+        let pods = (0u16..).map(PortId).zip(self.ports.clone()).skip(1);
+        for (port, pod) in pods {
+            if let Some(pod) = pod {
+                self.set_device(port, &pod, open)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Without queues that have an owner, the XDP programs leave everything to the kernel.
+    fn set_device(&mut self, port: PortId, it: &Attached, open: bool) -> Result<(), RouterError> {
+        let workers = u32::try_from(self.workers.len()).unwrap_or(1);
+        let queues = if open { it.queues } else { 0 };
+        let vni = it.vni.map_or(0, Vni::get);
+        self.pinholes
+            .set_device(it.ifindex, base(port), queues, workers, vni)
+    }
+
+    /// Whether the device still has the queues that it had when it was attached.
+    pub fn fits(&self, port: PortId) -> bool {
+        let attached = self.attached(port);
+        attached.is_some_and(|it| match sys::channels(&it.interface) {
+            Ok(now) => (now.rx, now.tx) == (it.queues, it.tx_queues),
+            // It is gone, or will not say: that is not for this question.
+            Err(_) => true,
+        })
+    }
+
+    /// The device's queues, each of which some worker can own.
+    fn queues(&self, interface: &str, underlay: bool) -> Result<Channels, RouterError> {
+        let doing = || format!("cannot own the queues of {interface}");
+        let channels =
+            sys::channels(interface).map_err(|e| RouterError::new(doing(), e.to_string()))?;
+        let queues = channels.rx;
+        let most = self
+            .options
+            .max_queues
+            .filter(|_| underlay)
+            .unwrap_or(QUEUES_PER_PORT)
+            .min(QUEUES_PER_PORT);
+        if queues > most {
+            let why = format!(
+                "it has {queues} receive queues and at most {most} would have an owner; the others would take the slow path \
+                 unseen. Lower them (ethtool -L {interface}) or raise underlay.queues"
+            );
+            return Err(RouterError::new(doing(), why));
+        }
+        Ok(channels)
+    }
+
+    /// One link for each worker, with the queues that it owns. Workers that own none which can
+    /// send are spread over those that do, and always over the same: a flow keeps its order.
+    fn bind(
+        &self,
+        port: PortId,
+        interface: &str,
+        channels: Channels,
+        underlay: bool,
+    ) -> Result<Vec<Box<Link>>, RouterError> {
+        let size = if underlay { UNDERLAY_RING } else { POD_RING };
+        let mut links = Vec::new();
+        let sending = channels.rx.min(channels.tx).max(1) as usize;
+        for (index, worker) in self.workers.iter().enumerate() {
+            let own = (0..channels.rx).filter(|q| *q as usize % self.workers.len() == index);
+            // The kernel sends nothing from a socket on a queue that the device only receives on.
+            let senders = own.clone().filter(|q| *q < channels.tx).count();
+            let sockets = own.map(|queue| {
+                bind_patiently(&worker.umem, interface, queue, size, self.busy_patience).map_err(
+                    |e| {
+                        RouterError::new(
+                            format!("cannot bind AF_XDP to queue {queue} of {interface}"),
+                            e.to_string(),
+                        )
+                    },
+                )
+            });
+            links.push(Box::new(Link {
+                port,
+                queues: sockets.collect::<Result<_, _>>()?,
+                senders,
+                via: index % sending,
+            }));
+        }
+        Ok(links)
+    }
+
+    /// Puts the sockets into the socket map, and gives them to their workers.
+    fn register(
+        &mut self,
+        port: PortId,
+        attached: &Attached,
+        links: Vec<Box<Link>>,
+    ) -> Result<(), RouterError> {
+        let workers = u32::try_from(self.workers.len()).unwrap_or(1);
+        for (index, (link, worker)) in (0u32..).zip(links.iter().zip(&self.workers)) {
+            for (nth, xsk) in (0u32..).zip(&link.queues) {
+                self.pinholes
+                    .set_socket(base(port) + index + nth * workers, xsk.fd())?;
+                worker.shared.sleeper.watch(xsk.fd()).map_err(|e| {
+                    RouterError::new("cannot watch an AF_XDP socket", e.to_string())
+                })?;
+            }
+        }
+        let underlay = self.attached(PortId::UNDERLAY).is_some();
+        self.set_device(port, attached, underlay || port == PortId::UNDERLAY)?;
+        if let Some(sockets) = self.sockets.get_mut(usize::from(port.0)) {
+            sockets.extend(links.iter().flat_map(|l| &l.queues).map(Xsk::fd));
+        }
+        for (index, link) in links.into_iter().enumerate() {
+            self.give(index, link)?;
+        }
+        Ok(())
+    }
+
+    fn give(&mut self, worker: usize, link: Box<Link>) -> Result<(), RouterError> {
+        match self.ask(worker, Message::Add(link))? {
+            Reply::Added => Ok(()),
+            other => Err(unexpected(worker, &other)),
+        }
+    }
+
+    /// Has the workers finish the port's packets, closes its sockets, gets its frames back and
+    /// detaches XDP. With the underlay the pods' packets become the kernel's, too.
+    ///
+    /// # Errors
+    /// When the pods' packets cannot be left to the kernel. The port is detached all the same.
+    pub fn detach(&mut self, port: PortId) -> Result<(), RouterError> {
+        let Some(attached) = self
+            .ports
+            .get_mut(usize::from(port.0))
+            .and_then(Option::take)
+        else {
+            return Ok(());
+        };
+        // First the programs leave the packets to the kernel, then the workers finish what they
+        // have, then the device is let go: nothing is lost on the way.
+        let closed = match port {
+            PortId::UNDERLAY => self.open_pods(false),
+            _ => Ok(()),
+        };
+        self.withdraw(port, attached.ifindex);
+        self.pinholes.detach(attached.ifindex);
+        closed
+    }
+
+    fn withdraw(&mut self, port: PortId, ifindex: u32) {
+        if let Some(sockets) = self.sockets.get_mut(usize::from(port.0)) {
+            sockets.clear();
+        }
+        self.pinholes.remove_device(ifindex);
+        // Those that hand over before those that send for them: what is handed over is sent.
+        for worker in (0..self.workers.len()).rev() {
+            // The sockets are closed here, then their frames can be counted back.
+            if let Ok(Reply::Removed(link)) = self.ask(worker, Message::Remove(port)) {
+                drop(link);
+                let _ = self.ask(worker, Message::Reclaim(port));
+            }
+        }
+    }
+}
+
+/// A queue is busy for some milliseconds after its last socket closed.
+fn bind_patiently(
+    umem: &Umem,
+    interface: &str,
+    queue: u32,
+    size: u32,
+    patience: Duration,
+) -> io::Result<Xsk> {
+    let mut wait = Duration::from_millis(16);
+    loop {
+        match Xsk::bind(umem, interface, queue, RING, size) {
+            Err(e) if e.raw_os_error() == Some(libc::EBUSY) && wait < patience => {
+                thread::sleep(wait);
+                wait *= 2;
+            }
+            result => return result,
+        }
+    }
+}
+
+fn unexpected(worker: usize, reply: &Reply) -> RouterError {
+    RouterError::new(
+        format!("worker {worker} gave a wrong answer"),
+        format!("{reply:?}"),
+    )
+}
+
+/// The first of a port's slots in the socket map.
+fn base(port: PortId) -> u32 {
+    u32::from(port.0).saturating_mul(QUEUES_PER_PORT)
+}
