@@ -14,7 +14,7 @@ use viaduct_control::{
     UnderlayOptions, remove_slow_path,
 };
 use viaduct_encap::{MacAddr, Vni};
-use viaduct_fib::{PortId, Publisher};
+use viaduct_fib::Publisher;
 use viaduct_router::{Router, RouterOptions, pinned_programs, remove_pins};
 
 use crate::host::{self, Underlay};
@@ -137,20 +137,7 @@ async fn serve(config: &Config) -> anyhow::Result<()> {
 
     let (publisher, readers) = Publisher::new();
     let mut router = Router::start(router_options(config), &readers)?;
-    open_pinholes(&mut router, config, &underlay)?;
-    let attached = router.attach(
-        PortId::UNDERLAY,
-        &underlay.link.name,
-        underlay.link.index,
-        None,
-    )?;
-    tracing::info!(interface = attached.interface, mode = ?attached.mode, queues = attached.queues, zero_copy = attached.zero_copy, address = spoken(underlay.addresses), "underlay attached");
-    if attached.mode == viaduct_router::XdpMode::Generic && config.underlay.xdp == XdpMode::Auto {
-        tracing::warn!(
-            interface = attached.interface,
-            "the driver has no native XDP; generic mode is slower"
-        );
-    }
+    open_pinholes(&mut router, config)?;
 
     let router = SharedRouter::new(router);
     let plane = Plane {
@@ -160,10 +147,13 @@ async fn serve(config: &Config) -> anyhow::Result<()> {
             .first()
             .map(|n| (vni(n.vni), n.cluster_prefixes.clone())),
         host: BTreeSet::new(),
+        ports: config.networks.iter().map(|n| n.port).collect(),
+        vteps: BTreeSet::new(),
+        expects_native: config.underlay.xdp == XdpMode::Auto,
     };
     let agent = Agent::start(agent_options(config, &underlay), publisher, plane).await?;
     let asked = (agent.status(), agent.handle());
-    let mut server = Server::bind(config, router.clone(), asked, underlay.addresses)?;
+    let mut server = Server::bind(config, router.clone(), asked)?;
     let strangers = router.lock().started();
     if strangers > 0 {
         tracing::info!(
@@ -193,12 +183,9 @@ async fn serve(config: &Config) -> anyhow::Result<()> {
     Ok(())
 }
 
-fn open_pinholes(router: &mut Router, config: &Config, underlay: &Underlay) -> anyhow::Result<()> {
+fn open_pinholes(router: &mut Router, config: &Config) -> anyhow::Result<()> {
     for network in &config.networks {
         let vni = vni(network.vni);
-        for own in underlay.addresses.iter() {
-            router.add_vtep(own, network.port)?;
-        }
         for prefix in &network.cluster_prefixes {
             router.add_cluster_prefix(vni, prefix.network(), prefix.prefix_len(), true)?;
         }
@@ -274,6 +261,10 @@ fn agent_options(config: &Config, underlay: &Underlay) -> AgentOptions {
     AgentOptions {
         underlay: UnderlayOptions {
             name: underlay.link.name.clone(),
+            fixed: OwnAddresses {
+                v4: config.underlay.address,
+                v6: config.underlay.address6,
+            },
             addresses: underlay.addresses,
         },
         networks: networks.collect(),

@@ -45,18 +45,11 @@ pub(crate) async fn underlay(kernel: &Kernel, config: &Config) -> anyhow::Result
             link.name
         );
     }
-    let v4 = there.iter().find_map(|address| match address {
-        IpAddr::V4(address) if !address.is_link_local() => Some(*address),
-        _ => None,
-    });
-    let v6 = there.iter().find_map(|address| match address {
-        IpAddr::V6(address) if !address.is_unicast_link_local() => Some(*address),
-        _ => None,
-    });
-    let addresses = OwnAddresses {
-        v4: wanted.address.or(v4),
-        v6: wanted.address6.or(v6),
+    let fixed = OwnAddresses {
+        v4: wanted.address,
+        v6: wanted.address6,
     };
+    let addresses = OwnAddresses::choose(fixed, OwnAddresses::default(), &there);
     ensure!(
         addresses != OwnAddresses::default(),
         "{}: {} has no address; give it one, or name another interface",

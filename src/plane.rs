@@ -6,10 +6,10 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use ipnet::IpNet;
 use viaduct_control::kernel::LinkInfo;
-use viaduct_control::{DataPlane, DataPlaneError};
+use viaduct_control::{DataPlane, DataPlaneError, OwnAddresses};
 use viaduct_encap::Vni;
 use viaduct_fib::PortId;
-use viaduct_router::Router;
+use viaduct_router::{Router, XdpMode};
 
 /// The router, shared by the agent and the status server. Workers never see
 /// the lock.
@@ -33,9 +33,57 @@ pub(crate) struct Plane {
     pub(crate) cluster: Option<(Vni, Vec<IpNet>)>,
     /// The host's own addresses inside these, as the pinholes know them.
     pub(crate) host: BTreeSet<IpAddr>,
+    /// UDP ports of the networks.
+    pub(crate) ports: BTreeSet<u16>,
+    /// Where the networks' packets come in, as the pinholes know it.
+    pub(crate) vteps: BTreeSet<(IpAddr, u16)>,
+    /// Whether a worse XDP mode than the driver's is worth a word.
+    pub(crate) expects_native: bool,
 }
 
 impl DataPlane for Plane {
+    fn attach_underlay(&mut self, link: &LinkInfo) -> Result<(), DataPlaneError> {
+        let attached = self
+            .router
+            .lock()
+            .attach(PortId::UNDERLAY, &link.name, link.index, None);
+        let attached = attached.map_err(DataPlaneError::new)?;
+        tracing::info!(interface = attached.interface, mode = ?attached.mode, queues = attached.queues, zero_copy = attached.zero_copy, "underlay attached");
+        if attached.mode == XdpMode::Generic && self.expects_native {
+            tracing::warn!(
+                interface = attached.interface,
+                "the driver has no native XDP; generic mode is slower"
+            );
+        }
+        Ok(())
+    }
+
+    fn detach_underlay(&mut self) -> Result<(), DataPlaneError> {
+        let mut router = self.router.lock();
+        router.detach(PortId::UNDERLAY).map_err(DataPlaneError::new)
+    }
+
+    fn underlay_fits(&self) -> bool {
+        self.router.lock().fits(PortId::UNDERLAY)
+    }
+
+    fn set_own_addresses(&mut self, addresses: OwnAddresses) -> Result<(), DataPlaneError> {
+        let all = addresses
+            .iter()
+            .flat_map(|own| self.ports.iter().map(move |&port| (own, port)));
+        let wanted: BTreeSet<(IpAddr, u16)> = all.collect();
+        let mut router = self.router.lock();
+        for &(own, port) in wanted.difference(&self.vteps) {
+            router.add_vtep(own, port).map_err(DataPlaneError::new)?;
+        }
+        for &(own, port) in self.vteps.difference(&wanted) {
+            router.remove_vtep(own, port).map_err(DataPlaneError::new)?;
+        }
+        drop(router);
+        self.vteps = wanted;
+        Ok(())
+    }
+
     fn attach_port(&mut self, id: PortId, vni: Vni, link: &LinkInfo) -> Result<(), DataPlaneError> {
         let attached = self
             .router

@@ -26,7 +26,7 @@ pub(crate) fn status(server: &Server) -> Value {
         "node": server.desired.config().node.name,
         "version": env!("CARGO_PKG_VERSION"),
         "ready": agent.underlay_problem.is_none(),
-        "underlay": { "problem": agent.underlay_problem, "addresses": server.addresses.iter().collect::<Vec<_>>(), "device": router.attached(PortId::UNDERLAY).map(device) },
+        "underlay": { "problem": agent.underlay_problem, "addresses": agent.underlay_addresses, "device": router.attached(PortId::UNDERLAY).map(device) },
         "networks": server.desired.config().networks.iter().map(|n| json!({
             "name": n.name, "vni": n.vni, "port": n.port, "vtep_mac": n.vtep_mac.to_string(),
         })).collect::<Vec<_>>(),

@@ -13,7 +13,7 @@ use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
 use tokio::net::{UnixListener, UnixStream};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use viaduct_config::Config;
-use viaduct_control::{AgentHandle, OwnAddresses, StatusHandle};
+use viaduct_control::{AgentHandle, StatusHandle};
 
 use crate::daemon::{port_options, route_options};
 use crate::desired::{Change, Desired, Kind};
@@ -31,7 +31,6 @@ pub(crate) struct Server {
     pub(crate) desired: Desired,
     handle: AgentHandle,
     hang_up: Signal,
-    pub(crate) addresses: OwnAddresses,
 }
 
 impl Server {
@@ -41,7 +40,6 @@ impl Server {
         config: &Config,
         router: SharedRouter,
         (agent, handle): (StatusHandle, AgentHandle),
-        addresses: OwnAddresses,
     ) -> anyhow::Result<Self> {
         let path = config.runtime.socket(&config.node.name);
         let doing = || format!("cannot listen on {}", path.display());
@@ -58,7 +56,6 @@ impl Server {
             desired: Desired::new(config)?,
             handle,
             hang_up: signal(SignalKind::hangup()).context("cannot catch SIGHUP")?,
-            addresses,
         })
     }
 

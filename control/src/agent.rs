@@ -25,6 +25,8 @@ use crate::status::StatusHandle;
 const RESYNC_INTERVAL: Duration = Duration::from_secs(15);
 /// How soon to look again where the kernel could not be asked.
 const ASK_AGAIN: Duration = Duration::from_secs(1);
+/// How often the underlay is looked at: no event tells of another number of queues.
+const UNDERLAY_INTERVAL: Duration = Duration::from_secs(1);
 
 /// How long changes of the kernel's path are gathered before it is looked at.
 const SETTLE: Duration = Duration::from_millis(100);
@@ -47,6 +49,7 @@ pub struct Agent<D> {
     look_at_firewall: bool,
     dirty: Dirty,
     resync_at: Instant,
+    underlay_at: Instant,
 }
 
 /// Asks a running agent for other pods and routes.
@@ -135,6 +138,7 @@ impl<D: DataPlane> Agent<D> {
             look_at_firewall: false,
             dirty: Dirty::default(),
             resync_at: Instant::now() + RESYNC_INTERVAL,
+            underlay_at: Instant::now() + UNDERLAY_INTERVAL,
         };
         agent.probe().await;
         Ok(agent)
@@ -210,7 +214,8 @@ impl<D: DataPlane> Agent<D> {
             .reconciler
             .next_due()
             .into_iter()
-            .chain(self.slow_path_at);
+            .chain(self.slow_path_at)
+            .chain([self.underlay_at]);
         due.fold(self.resync_at, Instant::min)
     }
 
@@ -323,6 +328,10 @@ impl<D: DataPlane> Agent<D> {
         }
         if self.events.is_none() {
             self.subscribe_again(now);
+        }
+        if now >= self.underlay_at || self.reconciler.underlay_due(now) {
+            self.underlay_at = now + UNDERLAY_INTERVAL;
+            self.dirty.underlay = true;
         }
         let due = self.reconciler.due_ports(now);
         self.dirty.ports.extend(due);

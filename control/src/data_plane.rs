@@ -7,11 +7,38 @@ use viaduct_encap::Vni;
 use viaduct_fib::PortId;
 
 use crate::kernel::LinkInfo;
+use crate::options::OwnAddresses;
 
 /// What the reconciler asks of the data plane.
 ///
 /// What fails has changed nothing. Calls may block for milliseconds.
 pub trait DataPlane: Send {
+    /// Makes this the interface towards the other nodes. Until there is one, the pods' packets are
+    /// left to the kernel.
+    ///
+    /// # Errors
+    ///
+    /// If that is not possible now. It is tried again later, unless the agent is just starting.
+    fn attach_underlay(&mut self, link: &LinkInfo) -> Result<(), DataPlaneError>;
+
+    /// Undoes [`attach_underlay`](Self::attach_underlay). The interface may be gone.
+    ///
+    /// # Errors
+    ///
+    /// If something is left behind. The underlay counts as detached all the same.
+    fn detach_underlay(&mut self) -> Result<(), DataPlaneError>;
+
+    /// Whether the underlay still has the queues that it was attached with.
+    fn underlay_fits(&self) -> bool;
+
+    /// Takes the networks' packets to these addresses of this node, and no longer those to
+    /// addresses of an earlier call.
+    ///
+    /// # Errors
+    ///
+    /// If that is not possible now, or in part.
+    fn set_own_addresses(&mut self, addresses: OwnAddresses) -> Result<(), DataPlaneError>;
+
     /// Makes the interface of a pod of this network one that workers receive from and transmit to: sockets and the XDP
     /// program on the host's end of its veth pair.
     ///

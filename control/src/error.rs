@@ -1,7 +1,5 @@
 //! Why an agent cannot start.
 
-use std::net::IpAddr;
-
 use viaduct_fib::{ReaderStuck, UpdateError};
 
 use crate::kernel::KernelError;
@@ -20,25 +18,13 @@ pub enum AgentError {
     /// The kernel's path could not be prepared.
     #[error(transparent)]
     SlowPath(#[from] SlowPathError),
-    /// The underlay interface is not there.
-    #[error("cannot use underlay {name}: there is no such interface; create it or name another")]
-    NoUnderlay {
+    /// The underlay interface cannot be used.
+    #[error("cannot use underlay {name}: {reason}")]
+    Underlay {
         /// Its name.
         name: String,
-    },
-    /// The underlay interface is no Ethernet device.
-    #[error("cannot use underlay {name}: it has no MAC; name an Ethernet interface")]
-    UnderlayWithoutMac {
-        /// Its name.
-        name: String,
-    },
-    /// The underlay interface does not have the node's address.
-    #[error("cannot use underlay {name}: it does not have this node's address {address}; add it")]
-    NoUnderlayAddress {
-        /// Its name.
-        name: String,
-        /// The node's address.
-        address: IpAddr,
+        /// Why not.
+        reason: String,
     },
     /// A pod could not be brought up.
     #[error("cannot bring up pod {pod} on interface {interface}: {reason}")]

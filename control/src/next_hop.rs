@@ -28,21 +28,32 @@ pub(crate) struct Underlay {
 /// Why packets cannot be sent to another node now.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub(crate) enum Unresolved {
-    /// The underlay interface went away. Data plane and XDP program went with it.
-    #[error("the underlay interface is gone; restart the daemon when it is back")]
+    /// The underlay interface went away.
+    #[error("there is no such interface; create it or name another")]
     UnderlayGone,
+    /// The data plane does not have the underlay interface.
+    #[error("{0}")]
+    UnderlayRefused(String),
+    /// The underlay interface's packets do not fit the workers' frames.
+    #[error("it has an MTU of {mtu}; more than {most} does not fit a frame yet")]
+    UnderlayTooLong {
+        /// Its MTU, in bytes.
+        mtu: u32,
+        /// The most that fits.
+        most: u32,
+    },
     /// The underlay interface is down.
-    #[error("the underlay interface is down")]
+    #[error("it is down")]
     UnderlayDown,
     /// The underlay interface has no Ethernet address.
-    #[error("the underlay interface has no MAC")]
+    #[error("it has no MAC; name an Ethernet interface")]
     UnderlayWithoutMac,
     /// The underlay interface has no address of this node that the VTEP could be reached from.
     #[error("this node has no address of its family on the underlay interface")]
     NoOwnAddress,
     /// No address of the node is on the underlay interface any more.
-    #[error("none of this node's addresses is on the underlay interface any more")]
-    AddressesGone,
+    #[error("it has none of this node's addresses ({0})")]
+    AddressesGone(String),
     /// The kernel knows no way there.
     #[error("no route")]
     NoRoute,

@@ -2,20 +2,22 @@
 
 use std::net::IpAddr;
 
+use ipnet::IpNet;
+
 use tracing::debug;
 use viaduct_encap::MacAddr;
 
 use crate::kernel::{Kernel, KernelError, LinkInfo, Neighbour, RouteTo};
 use crate::next_hop;
-use crate::options::{OwnAddresses, PortOptions, UnderlayOptions};
+use crate::options::{PortOptions, UnderlayOptions};
 
 /// What is to be seen of the underlay interface.
 #[derive(Clone, Debug)]
 pub(crate) struct ObservedUnderlay {
     /// The interface of the underlay's name; none if there is none.
     pub(crate) link: Option<LinkInfo>,
-    /// Those of the node's addresses that it has.
-    pub(crate) addresses: OwnAddresses,
+    /// All its addresses.
+    pub(crate) addresses: Vec<IpAddr>,
 }
 
 /// What is to be seen of a pod's interface.
@@ -43,14 +45,12 @@ pub(crate) async fn underlay(
     let Some(link) = link(kernel, &options.name).await? else {
         return Ok(ObservedUnderlay {
             link: None,
-            addresses: OwnAddresses::default(),
+            addresses: Vec::new(),
         });
     };
     let addresses = kernel.addresses(link.index).await?;
     Ok(ObservedUnderlay {
-        addresses: options
-            .addresses
-            .only(|own| addresses.iter().any(|there| there.addr() == own)),
+        addresses: addresses.iter().map(IpNet::addr).collect(),
         link: Some(link),
     })
 }

@@ -48,7 +48,9 @@ pub struct SlowPathOptions {
 pub struct UnderlayOptions {
     /// Its name.
     pub name: String,
-    /// This node's addresses on it: the sources of outer packets.
+    /// Those that it must have; of a family without one, any will do.
+    pub fixed: OwnAddresses,
+    /// This node's addresses on it at the start: the sources of outer packets.
     pub addresses: OwnAddresses,
 }
 
@@ -76,12 +78,54 @@ impl OwnAddresses {
         v4.into_iter().chain(self.v6.map(IpAddr::V6))
     }
 
+    /// Which of an interface's addresses are the node's, by family: the `fixed` one; else the
+    /// current one while it is there; else the first that other nodes can reach (not link-local).
+    #[must_use]
+    pub fn choose(fixed: Self, current: Self, there: &[IpAddr]) -> Self {
+        let v4 = there.iter().filter_map(|address| match address {
+            IpAddr::V4(address) if !address.is_link_local() => Some(*address),
+            _ => None,
+        });
+        let v6 = there.iter().filter_map(|address| match address {
+            IpAddr::V6(address) if !address.is_unicast_link_local() => Some(*address),
+            _ => None,
+        });
+        Self {
+            v4: choose(fixed.v4, current.v4, v4),
+            v6: choose(fixed.v6, current.v6, v6),
+        }
+    }
+
+    /// These, and of families that these lack, those of another.
+    #[must_use]
+    pub(crate) fn or(self, other: Self) -> Self {
+        Self {
+            v4: self.v4.or(other.v4),
+            v6: self.v6.or(other.v6),
+        }
+    }
+
     /// Those of them that `keep` says.
     pub(crate) fn only(self, keep: impl Fn(IpAddr) -> bool) -> Self {
         Self {
             v4: self.v4.filter(|&address| keep(address.into())),
             v6: self.v6.filter(|&address| keep(address.into())),
         }
+    }
+}
+
+fn choose<A: PartialEq + Copy>(
+    fixed: Option<A>,
+    current: Option<A>,
+    there: impl Iterator<Item = A> + Clone,
+) -> Option<A> {
+    let first = there.clone().next();
+    match fixed {
+        Some(fixed) => there.into_iter().find(|&address| address == fixed),
+        None => there
+            .into_iter()
+            .find(|&address| Some(address) == current)
+            .or(first),
     }
 }
 

@@ -18,6 +18,8 @@ pub struct AgentStatus {
     pub routes: Vec<RouteStatus>,
     /// The epoch of the forwarding table that was published last.
     pub epoch: u64,
+    /// This node's addresses on the underlay.
+    pub underlay_addresses: Vec<IpAddr>,
     /// Why the underlay cannot be used; none if it can.
     pub underlay_problem: Option<String>,
     /// The kernel's path; none if there is to be none.

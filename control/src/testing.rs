@@ -35,6 +35,7 @@ pub(crate) fn options() -> AgentOptions {
     AgentOptions {
         underlay: UnderlayOptions {
             name: "eth1".into(),
+            fixed: OwnAddresses::default(),
             addresses: OwnAddresses {
                 v4: Some(Ipv4Addr::new(192, 0, 2, 1)),
                 v6: None,
@@ -85,7 +86,7 @@ pub(crate) fn link(index: u32, name: &str) -> LinkInfo {
 pub(crate) fn underlay() -> ObservedUnderlay {
     ObservedUnderlay {
         link: Some(link(UNDERLAY, "eth1")),
-        addresses: options().underlay.addresses,
+        addresses: options().underlay.addresses.iter().collect(),
     }
 }
 
@@ -121,23 +122,36 @@ pub(crate) fn vtep(state: NeighbourState, mac: MacAddr) -> ObservedVtep {
 
 /// What is asked of the data plane, and what is to fail; shared with the test.
 #[derive(Clone, Default)]
-pub(crate) struct Log(Arc<Mutex<(Vec<String>, Option<String>)>>);
+pub(crate) struct Log(Arc<Mutex<Noted>>);
+
+#[derive(Default)]
+struct Noted {
+    calls: Vec<String>,
+    failing: Option<String>,
+    /// Whether the underlay has other queues than it was attached with.
+    other_queues: bool,
+}
 
 impl Log {
     /// What has been asked since the last call.
     pub(crate) fn take(&self) -> Vec<String> {
-        std::mem::take(&mut self.0.lock().unwrap().0)
+        std::mem::take(&mut self.0.lock().unwrap().calls)
     }
 
     /// From now on the call that is noted so fails; none: all succeed.
     pub(crate) fn fail(&self, call: Option<&str>) {
-        self.0.lock().unwrap().1 = call.map(Into::into);
+        self.0.lock().unwrap().failing = call.map(Into::into);
+    }
+
+    /// From now on, until it is attached again, the underlay has other queues.
+    pub(crate) fn other_queues(&self) {
+        self.0.lock().unwrap().other_queues = true;
     }
 
     fn note(&self, call: String) -> Result<(), DataPlaneError> {
         let mut log = self.0.lock().unwrap();
-        let failing = log.1.as_ref() == Some(&call);
-        log.0.push(call);
+        let failing = log.failing.as_ref() == Some(&call);
+        log.calls.push(call);
         if failing {
             return Err(DataPlaneError::new("told to fail"));
         }
@@ -149,6 +163,8 @@ impl Log {
 pub(crate) struct Recorder {
     pub(crate) log: Log,
     pub(crate) reader: Reader,
+    /// What was noted of the node's addresses last.
+    pub(crate) own: String,
 }
 
 impl Recorder {
@@ -158,6 +174,31 @@ impl Recorder {
 }
 
 impl DataPlane for Recorder {
+    fn attach_underlay(&mut self, link: &LinkInfo) -> Result<(), DataPlaneError> {
+        self.log.note(format!("underlay {}", link.index))?;
+        self.log.0.lock().unwrap().other_queues = false;
+        Ok(())
+    }
+
+    fn detach_underlay(&mut self) -> Result<(), DataPlaneError> {
+        self.log.note("no underlay".into())
+    }
+
+    fn underlay_fits(&self) -> bool {
+        !self.log.0.lock().unwrap().other_queues
+    }
+
+    fn set_own_addresses(&mut self, addresses: OwnAddresses) -> Result<(), DataPlaneError> {
+        let all: Vec<_> = addresses.iter().map(|own| own.to_string()).collect();
+        let call = format!("own {}", all.join(" "));
+        // As a data plane does, nothing if they are the same.
+        let before = std::mem::replace(&mut self.own, call.clone());
+        if before == call {
+            return Ok(());
+        }
+        self.log.note(call)
+    }
+
     fn forget_port(&mut self, _: PortId) {}
 
     fn attach_port(&mut self, id: PortId, _: Vni, link: &LinkInfo) -> Result<(), DataPlaneError> {

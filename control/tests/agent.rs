@@ -36,6 +36,29 @@ impl Recorder {
 }
 
 impl DataPlane for Recorder {
+    fn attach_underlay(&mut self, link: &LinkInfo) -> Result<(), DataPlaneError> {
+        {
+            self.note(format!("underlay {}", link.name));
+            Ok(())
+        }
+    }
+
+    fn detach_underlay(&mut self) -> Result<(), DataPlaneError> {
+        {
+            self.note("no underlay".into());
+            Ok(())
+        }
+    }
+
+    fn underlay_fits(&self) -> bool {
+        true
+    }
+
+    fn set_own_addresses(&mut self, addresses: OwnAddresses) -> Result<(), DataPlaneError> {
+        let _ = addresses;
+        Ok(())
+    }
+
     fn forget_port(&mut self, _: PortId) {}
 
     fn attach_port(&mut self, id: PortId, _: Vni, link: &LinkInfo) -> Result<(), DataPlaneError> {
@@ -80,13 +103,17 @@ impl Site {
             peer: Namespace::new("peer"),
             pod: Namespace::new("pod"),
         };
-        site.node.connect("eth1", &site.peer, "eth1");
-        site.node.ip(&format!("link set eth1 address {NODE_MAC}"));
-        site.peer.ip(&format!("link set eth1 address {PEER_MAC}"));
-        site.node.ip("address add 192.0.2.1/24 dev eth1");
-        site.peer.ip("address add 192.0.2.2/24 dev eth1");
+        site.connect();
         site.add_pod(POD_MAC);
         site
+    }
+
+    fn connect(&self) {
+        self.node.connect("eth1", &self.peer, "eth1");
+        self.node.ip(&format!("link set eth1 address {NODE_MAC}"));
+        self.peer.ip(&format!("link set eth1 address {PEER_MAC}"));
+        self.node.ip("address add 192.0.2.1/24 dev eth1");
+        self.peer.ip("address add 192.0.2.2/24 dev eth1");
     }
 
     fn add_pod(&self, mac: MacAddr) {
@@ -102,6 +129,7 @@ fn options() -> AgentOptions {
     AgentOptions {
         underlay: UnderlayOptions {
             name: "eth1".into(),
+            fixed: OwnAddresses::default(),
             addresses: OwnAddresses {
                 v4: Some(Ipv4Addr::new(192, 0, 2, 1)),
                 v6: None,
@@ -268,7 +296,7 @@ fn tunnels_follow_the_underlay() {
         eventually("the outer source", changed).await;
 
         site.node.ip("address del 192.0.2.1/24 dev eth1");
-        let gone = unresolved_because("on the underlay interface any more");
+        let gone = unresolved_because("none of this node's addresses (192.0.2.1)");
         agent.route("without address", gone).await;
         site.node.ip("address add 192.0.2.1/24 dev eth1");
         agent.route("with address", resolved_to(PEER_MAC)).await;
@@ -277,7 +305,16 @@ fn tunnels_follow_the_underlay() {
         site.node.ip("link set eth1 up");
         agent.route("up", resolved_to(PEER_MAC)).await;
         site.node.ip("link del eth1");
-        agent.route("deleted", unresolved_because("is gone")).await;
+        agent
+            .route("deleted", unresolved_because("no such interface"))
+            .await;
+        assert_eq!(
+            agent.recorder.calls().last().map(String::as_str),
+            Some("no underlay")
+        );
+        site.connect();
+        agent.route("another", resolved_to(PEER_MAC)).await;
+        assert_eq!(agent.recorder.calls(), ["underlay eth1"]);
     };
     site.node.run(|| with_agent(test));
 }
@@ -291,7 +328,7 @@ fn pods_come_and_go() {
             .await;
         assert_eq!(port.mac, Some(POD_MAC));
         let up = ["attach 1 pod-a", "admit 1 10.42.1.10"];
-        assert_eq!(agent.recorder.calls(), up);
+        assert_eq!(agent.recorder.calls()[1..], up);
 
         site.pod.ip("link del eth0");
         let down = |port: &PortStatus| matches!(port.state, PortState::Down { .. });
@@ -352,25 +389,24 @@ fn a_start_without_a_pod_or_underlay_fails_and_says_so() {
         let text = error.to_string();
         assert!(text.contains("pod b") && text.contains("pod-b"), "{text}");
         let undone = [
+            "underlay eth1",
             "attach 1 pod-a",
             "admit 1 10.42.1.10",
             "expel 1 10.42.1.10",
             "detach 1",
+            "no underlay",
         ];
         assert_eq!(calls, undone);
 
         let mut without = options();
         without.underlay.name = "eth9".into();
         let (error, calls) = start(without).await;
-        assert!(matches!(error, AgentError::NoUnderlay { .. }), "{error}");
+        assert!(matches!(error, AgentError::Underlay { .. }), "{error}");
         assert_eq!(calls, [""; 0]);
 
         let mut without = options();
-        without.underlay.addresses.v4 = Some(Ipv4Addr::new(192, 0, 2, 77));
+        without.underlay.fixed.v4 = Some(Ipv4Addr::new(192, 0, 2, 77));
         let (error, _) = start(without).await;
-        assert!(
-            matches!(error, AgentError::NoUnderlayAddress { .. }),
-            "{error}"
-        );
+        assert!(matches!(error, AgentError::Underlay { .. }), "{error}");
     });
 }

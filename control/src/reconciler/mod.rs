@@ -11,6 +11,7 @@ mod report;
 mod routes;
 #[cfg(test)]
 mod tests;
+mod underlay;
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
@@ -28,6 +29,7 @@ use crate::next_hop::{Underlay, Unresolved};
 use crate::observe::{ObservedPort, ObservedUnderlay, ObservedVtep};
 use crate::options::{AgentOptions, PortOptions, RouteOptions};
 use crate::status::{AgentStatus, SlowPathStatus, StatusHandle};
+use backoff::Backoff;
 use port::Port;
 use routes::{Tunnel, Vtep};
 
@@ -49,9 +51,13 @@ pub(crate) struct Reconciler<D> {
     options: AgentOptions,
     publisher: Publisher,
     data_plane: D,
-    /// The underlay interface's number at the start: the one that the data plane is attached to.
+    /// The number of the underlay interface that the data plane has; 0: none.
     underlay_index: u32,
+    /// The underlay's MTU as it was seen last, in bytes.
+    underlay_mtu: u32,
     underlay: Result<Underlay, Unresolved>,
+    /// When to try again to have the data plane take the underlay.
+    underlay_backoff: Backoff,
     ports: BTreeMap<PortId, Port>,
     tunnels: BTreeMap<TunnelId, Tunnel>,
     /// The prefixes of other nodes that the table has.
@@ -83,14 +89,15 @@ impl<D: DataPlane> Reconciler<D> {
         observed: &Observed,
         now: Instant,
     ) -> Result<Self, AgentError> {
-        let underlay = routes::first_underlay(&options.underlay, &observed.underlay)?;
         let mut reconciler = Self {
             ports: ports::plan(&options),
             options,
             publisher,
             data_plane,
-            underlay_index: underlay.index,
-            underlay: Ok(underlay),
+            underlay_index: 0,
+            underlay_mtu: 0,
+            underlay: Err(Unresolved::UnderlayGone),
+            underlay_backoff: Backoff::default(),
             tunnels: BTreeMap::new(),
             remotes: BTreeMap::new(),
             vteps: BTreeMap::new(),
@@ -100,12 +107,16 @@ impl<D: DataPlane> Reconciler<D> {
             status: watch::Sender::default(),
             status_stale: true,
         };
+        // Nothing reaches a worker yet: no pod has a pinhole.
+        reconciler.start_underlay(&observed.underlay, now)?;
         reconciler.add_networks()?;
         reconciler.add_routes(&observed.vteps, now)?;
         reconciler.publish()?;
-        reconciler.observe_underlay(&observed.underlay, now);
         reconciler.observe_host(&observed.host);
-        reconciler.add_ports(&observed.ports, now)?;
+        if let Err(error) = reconciler.add_ports(&observed.ports, now) {
+            reconciler.let_underlay_go();
+            return Err(error);
+        }
         reconciler.report();
         Ok(reconciler)
     }
@@ -176,7 +187,9 @@ impl<D: DataPlane> Reconciler<D> {
     pub(crate) fn next_due(&self) -> Option<Instant> {
         let retries = self.ports.values().filter_map(Port::retry_at);
         let probes = self.vteps.values().map(|vtep| vtep.probe_at);
-        retries.chain(probes).chain(self.publish_at).min()
+        let underlay = self.underlay_backoff.retry_at();
+        let rest = self.publish_at.into_iter().chain(underlay);
+        retries.chain(probes).chain(rest).min()
     }
 
     /// Publishes what is staged, if it is time. So all changes of a round are published together.
@@ -195,13 +208,12 @@ impl<D: DataPlane> Reconciler<D> {
         Ok(())
     }
 
-    /// What the table is to know of a network; None if it cannot be said without an underlay.
+    /// What the table is to know of a network.
     fn network_update(&self, network: usize) -> Option<Update> {
         let options = self.options.networks.get(network)?;
-        let underlay = self.underlay.as_ref().ok()?;
         Some(Update::PutNetwork {
             id: network_id(network)?,
-            network: options.in_table(underlay.mtu),
+            network: options.in_table(self.underlay_mtu),
         })
     }
 

@@ -23,6 +23,7 @@ impl<D: DataPlane> Reconciler<D> {
             ports: self.port_statuses(),
             routes: self.route_statuses(),
             epoch: self.epoch,
+            underlay_addresses: self.options.underlay.addresses.iter().collect(),
             underlay_problem: self.underlay.as_ref().err().map(ToString::to_string),
             slow_path: self.slow_path.clone(),
         };
@@ -85,11 +86,16 @@ fn route_state(
     vtep: IpAddr,
     hop: Result<&FirstHop, &Unresolved>,
 ) -> RouteState {
-    let own = underlay.and_then(|underlay| {
-        let own = underlay.addresses.like(vtep);
-        own.ok_or(&Unresolved::NoOwnAddress)
-    });
-    match own.and(hop) {
+    let underlay = match underlay {
+        Ok(underlay) => underlay,
+        Err(reason) => {
+            return RouteState::Unresolved {
+                reason: format!("the underlay cannot be used: {reason}"),
+            };
+        }
+    };
+    let own = underlay.addresses.like(vtep);
+    match own.ok_or(&Unresolved::NoOwnAddress).and(hop) {
         Err(reason) => RouteState::Unresolved {
             reason: reason.to_string(),
         },

@@ -1,4 +1,4 @@
-//! The underlay, the ways to other nodes, and the tunnels that follow from them.
+//! The ways to other nodes, and the tunnels that follow from them.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
@@ -11,9 +11,9 @@ use viaduct_fib::{MAX_TUNNELS, NetworkId, NextHop, NextHopState, TunnelId, Updat
 use super::{Reconciler, network_id};
 use crate::data_plane::DataPlane;
 use crate::error::AgentError;
-use crate::next_hop::{self, FirstHop, TunnelEnds, Underlay, Unresolved};
-use crate::observe::{ObservedUnderlay, ObservedVtep};
-use crate::options::{NetworkOptions, OwnAddresses, RouteOptions, UnderlayOptions};
+use crate::next_hop::{self, FirstHop, TunnelEnds, Unresolved};
+use crate::observe::ObservedVtep;
+use crate::options::{NetworkOptions, RouteOptions};
 
 /// How often the kernel is asked to resolve a neighbour that it has not resolved.
 const RESOLVE_INTERVAL: Duration = Duration::from_secs(1);
@@ -55,34 +55,6 @@ impl NetworkOptions {
             underlay_mtu: u16::try_from(underlay_mtu).unwrap_or(u16::MAX),
         }
     }
-}
-
-/// The underlay as it must be for a start.
-pub(super) fn first_underlay(
-    options: &UnderlayOptions,
-    observed: &ObservedUnderlay,
-) -> Result<Underlay, AgentError> {
-    let name = || options.name.clone();
-    let link = observed
-        .link
-        .as_ref()
-        .ok_or_else(|| AgentError::NoUnderlay { name: name() })?;
-    let mac = link
-        .mac
-        .ok_or_else(|| AgentError::UnderlayWithoutMac { name: name() })?;
-    let missing = |own: &IpAddr| observed.addresses.like(*own) != Some(*own);
-    if let Some(address) = options.addresses.iter().find(missing) {
-        return Err(AgentError::NoUnderlayAddress {
-            name: name(),
-            address,
-        });
-    }
-    Ok(Underlay {
-        index: link.index,
-        mac,
-        addresses: options.addresses,
-        mtu: link.mtu,
-    })
 }
 
 impl<D: DataPlane> Reconciler<D> {
@@ -235,37 +207,6 @@ impl<D: DataPlane> Reconciler<D> {
         Ok(())
     }
 
-    /// Follows what is seen of the underlay interface.
-    pub(crate) fn observe_underlay(&mut self, observed: &ObservedUnderlay, now: Instant) {
-        let underlay = self.judge_underlay(observed);
-        if underlay == self.underlay {
-            return;
-        }
-        match &underlay {
-            Ok(underlay) => info!(mac = %underlay.mac, mtu = underlay.mtu, "the underlay changed"),
-            Err(reason) => warn!(%reason, "the underlay cannot be used"),
-        }
-        self.underlay = underlay;
-        self.status_stale = true;
-        for network in 0..self.options.networks.len() {
-            self.refresh_network(network);
-        }
-        for id in self.tunnels.keys().copied().collect::<Vec<_>>() {
-            self.refresh_tunnel(id);
-        }
-        self.publish_soon(now);
-    }
-
-    /// Notes that the underlay interface went away, even if one of its name has come back since:
-    /// the data plane's sockets are gone.
-    pub(crate) fn underlay_removed(&mut self, now: Instant) {
-        let gone = ObservedUnderlay {
-            link: None,
-            addresses: OwnAddresses::default(),
-        };
-        self.observe_underlay(&gone, now);
-    }
-
     /// Follows what is seen of the way to another node.
     pub(crate) fn observe_vtep(&mut self, vtep: IpAddr, observed: &ObservedVtep, now: Instant) {
         if !self.set_vtep(vtep, observed, now) {
@@ -279,11 +220,6 @@ impl<D: DataPlane> Reconciler<D> {
             self.refresh_tunnel(id);
         }
         self.publish_soon(now);
-    }
-
-    /// The underlay interface's number; while it is gone, the last one.
-    pub(crate) fn underlay_index(&self) -> u32 {
-        self.underlay_index
     }
 
     /// All other nodes.
@@ -324,30 +260,6 @@ impl<D: DataPlane> Reconciler<D> {
         probes
     }
 
-    fn judge_underlay(&self, observed: &ObservedUnderlay) -> Result<Underlay, Unresolved> {
-        // Once gone it stays so: another interface of that name has no sockets of the workers.
-        if self.underlay == Err(Unresolved::UnderlayGone) {
-            return Err(Unresolved::UnderlayGone);
-        }
-        let link = observed
-            .link
-            .as_ref()
-            .filter(|link| link.index == self.underlay_index)
-            .ok_or(Unresolved::UnderlayGone)?;
-        if !link.up {
-            return Err(Unresolved::UnderlayDown);
-        }
-        if observed.addresses == OwnAddresses::default() {
-            return Err(Unresolved::AddressesGone);
-        }
-        Ok(Underlay {
-            index: link.index,
-            mac: link.mac.ok_or(Unresolved::UnderlayWithoutMac)?,
-            addresses: observed.addresses,
-            mtu: link.mtu.min(self.options.max_mtu),
-        })
-    }
-
     /// Takes over what is seen; true if the first hop is another one.
     fn set_vtep(&mut self, vtep: IpAddr, observed: &ObservedVtep, now: Instant) -> bool {
         let index = self.underlay_index;
@@ -377,20 +289,8 @@ impl<D: DataPlane> Reconciler<D> {
         true
     }
 
-    fn refresh_network(&mut self, network: usize) {
-        let Some(update) = self.network_update(network) else {
-            return;
-        };
-        if let Update::PutNetwork { id, network } = &update
-            && self.publisher.fib().network(*id) == Some(network)
-        {
-            return;
-        }
-        self.apply(update);
-    }
-
     /// Stages a tunnel's next hop, if it has changed.
-    fn refresh_tunnel(&mut self, id: TunnelId) {
+    pub(super) fn refresh_tunnel(&mut self, id: TunnelId) {
         let Some(update) = self.next_hop_update(id) else {
             return;
         };
@@ -420,7 +320,7 @@ impl<D: DataPlane> Reconciler<D> {
         })
     }
 
-    fn apply(&mut self, update: Update) {
+    pub(super) fn apply(&mut self, update: Update) {
         if let Err(error) = self.publisher.apply(update) {
             error!(%error, "the table refuses a change");
         }

@@ -15,14 +15,16 @@ use super::routes::Probe;
 use super::{Observed, Reconciler};
 use crate::error::AgentError;
 use crate::kernel::{NeighbourState, RouteTo};
-use crate::observe::ObservedVtep;
+use crate::observe::{ObservedUnderlay, ObservedVtep};
 use crate::options::AgentOptions;
 use crate::status::{PortState, RouteState};
 use crate::testing::{
     Log, Recorder, UNDERLAY, VTEP, link, mac, no_pod, options, pod, underlay, vtep,
 };
 
-const UP: [&str; 5] = [
+const UP: [&str; 7] = [
+    "underlay 2",
+    "own 192.0.2.1",
     "attach 1 11",
     "admit 10.42.1.10",
     "admit fd00:42:1::10",
@@ -54,6 +56,7 @@ fn try_start(options: AgentOptions, observed: &Observed, log: Log) -> Result<Nod
     let data_plane = Recorder {
         log: log.clone(),
         reader: readers.reader(),
+        own: String::new(),
     };
     let now = Instant::now();
     let reconciler = Reconciler::start(options, publisher, data_plane, observed, now)?;

@@ -1,7 +1,6 @@
 //! Pods that come, go and change.
 
 use super::*;
-use crate::options::OwnAddresses;
 
 #[test]
 fn a_start_brings_everything_about() {
@@ -42,7 +41,11 @@ fn a_failed_start_is_undone() {
     assert!(error.contains("told to fail"), "{error}");
     let calls = log.take();
     assert_eq!(calls[..UP.len()], UP);
-    let undone: Vec<&str> = ["detach 2"].into_iter().chain(A_DOWN).collect();
+    let undone: Vec<&str> = ["detach 2"]
+        .into_iter()
+        .chain(A_DOWN)
+        .chain(["no underlay"])
+        .collect();
     assert_eq!(calls[UP.len()..], undone);
 }
 
@@ -71,7 +74,7 @@ fn a_start_names_what_is_missing() {
     assert!(error.contains("underlay eth1"), "{error}");
 
     let mut missing = observed();
-    missing.underlay.addresses = OwnAddresses::default();
+    missing.underlay.addresses.clear();
     let error = start_error(&missing, &log);
     assert!(error.contains("192.0.2.1"), "{error}");
 }

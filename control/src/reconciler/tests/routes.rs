@@ -1,7 +1,6 @@
 //! Next hops, neighbours and the underlay.
 
 use super::*;
-use crate::options::OwnAddresses;
 
 #[test]
 fn next_hops_follow_the_neighbour() {
@@ -91,23 +90,95 @@ fn tunnels_and_mtu_follow_the_underlay() {
     };
     assert_eq!(mtu(&node), 9000);
 
-    changed.addresses = OwnAddresses::default();
+    changed.addresses.clear();
     node.reconciler.observe_underlay(&changed, node.now);
     node.settle();
     assert_eq!(node.next_hop(), NextHopState::Unresolved);
-    changed.addresses = options().underlay.addresses;
+    changed.addresses = underlay().addresses;
     node.reconciler.observe_underlay(&changed, node.now);
     node.settle();
     assert_eq!(node.next_hop(), tunnel(0xe5, 0xb2));
 }
 
 #[test]
-fn an_underlay_that_was_replaced_is_not_used() {
+fn an_underlay_that_was_replaced_is_taken_anew() {
     let mut node = start();
     node.reconciler.underlay_removed(node.now);
-    node.reconciler.observe_underlay(&underlay(), node.now);
     node.settle();
     assert_eq!(node.next_hop(), NextHopState::Unresolved);
+    assert_eq!(node.log.take(), ["no underlay"]);
+    let other = ObservedUnderlay {
+        link: Some(link(UNDERLAY + 1, "eth1")),
+        ..underlay()
+    };
+    // It is busy at first.
+    node.log.fail(Some("underlay 3"));
+    node.reconciler.observe_underlay(&other, node.now);
+    node.reconciler.observe_underlay(&other, node.now);
+    assert_eq!(node.log.take(), ["underlay 3"], "tried once");
+    let problem = node.reconciler.underlay.clone().unwrap_err().to_string();
+    assert_eq!(problem, "told to fail");
+    node.log.fail(None);
+    assert!(!node.reconciler.underlay_due(node.now));
+    node.now += 16 * MS;
+    assert!(node.reconciler.underlay_due(node.now));
+    node.reconciler.observe_underlay(&other, node.now);
+    assert_eq!(node.log.take(), ["underlay 3"]);
+    let mut seen = vtep(NeighbourState::Valid, mac(0xb2));
+    if let Some(route) = &mut seen.route {
+        route.interface = UNDERLAY + 1;
+    }
+    node.see_vtep(&seen);
+    node.settle();
+    assert_eq!(node.next_hop(), tunnel(0xe0, 0xb2));
+}
+
+#[test]
+fn an_underlay_with_other_queues_is_taken_anew() {
+    let mut node = start();
+    node.log.other_queues();
+    let epoch = node.settle();
+    node.reconciler.observe_underlay(&underlay(), node.now);
+    assert_eq!(node.log.take(), ["no underlay", "underlay 2"]);
+    assert_eq!(node.settle(), epoch, "the table is as it was");
+}
+
+#[test]
+fn the_kernel_carries_what_is_too_long_for_frames() {
+    let mut node = start();
+    let mut long = underlay();
+    long.link.as_mut().unwrap().mtu = 9001;
+    node.reconciler.observe_underlay(&long, node.now);
+    assert_eq!(node.log.take(), ["no underlay"]);
+    node.reconciler.observe_underlay(&underlay(), node.now);
+    assert_eq!(node.log.take(), ["underlay 2"]);
+}
+
+#[test]
+fn the_nodes_address_is_followed_unless_it_is_fixed() {
+    let mut node = start();
+    let mut moved = underlay();
+    let other: IpAddr = [192, 0, 2, 77].into();
+    moved.addresses.insert(0, other);
+    node.reconciler.observe_underlay(&moved, node.now);
+    assert!(node.log.take().is_empty(), "kept while it is there");
+    moved.addresses = vec![other];
+    node.reconciler.observe_underlay(&moved, node.now);
+    assert_eq!(node.log.take(), ["own 192.0.2.77"]);
+    let status = |node: &mut Node| {
+        node.settle();
+        node.reconciler.status().get()
+    };
+    assert_eq!(status(&mut node).underlay_addresses, [other]);
+
+    let mut options = options();
+    options.underlay.fixed = options.underlay.addresses;
+    let mut node = try_start(options, &observed(), Log::default()).unwrap();
+    node.log.take();
+    node.reconciler.observe_underlay(&moved, node.now);
+    assert!(node.log.take().is_empty());
+    let problem = status(&mut node).underlay_problem.clone().unwrap();
+    assert!(problem.contains("192.0.2.1"), "{problem}");
 }
 
 #[test]
