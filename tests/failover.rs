@@ -5,73 +5,7 @@ mod common;
 use std::thread::sleep;
 use std::time::Duration;
 
-use common::{Daemon, Node, Pod, Setup, Stream, Testbed, vtep_mac, wait_for};
-
-/// Two nodes with a router and a pod each.
-struct Pair {
-    bed: Testbed,
-    nodes: [Node; 2],
-    pods: [Pod; 2],
-    routers: [Daemon; 2],
-}
-
-impl Pair {
-    fn new(setup: &Setup<'_>) -> Self {
-        let mut bed = Testbed::new();
-        let (a, b) = (bed.node(1, 1), bed.node(2, 1));
-        let (web, far) = (bed.pod(&a, "web", 2), bed.pod(&b, "web", 2));
-        let ra = bed.router_with(&a, &[&web], &[(2, &vtep_mac(2))], setup);
-        let rb = bed.router_with(&b, &[&far], &[(1, &vtep_mac(1))], setup);
-        Self {
-            bed,
-            nodes: [a, b],
-            pods: [web, far],
-            routers: [ra, rb],
-        }
-    }
-
-    /// TCP connections between the pods, IPv4 and IPv6, from the first.
-    fn streams(&self) -> [Stream; 2] {
-        let [web, far] = &self.pods;
-        [
-            web.tcp_stream(far, &far.v4(), 5003),
-            web.tcp_stream(far, &far.v6(), 5004),
-        ]
-    }
-
-    /// Packets that the first node's kernel has put into its VXLAN device.
-    fn by_kernel(&self) -> u64 {
-        let out = self.nodes[0].namespace.run("ip -j -s link show viaduct.1");
-        let all: serde_json::Value = serde_json::from_str(&out).expect("JSON");
-        all[0]["stats64"]["tx"]["packets"]
-            .as_u64()
-            .expect("a count")
-    }
-
-    fn by_worker(&self) -> u64 {
-        self.routers[0].port("veth-web", "rx_packets")
-    }
-
-    /// The connections go on, and so many of their packets are the kernel's.
-    fn goes_on_by_kernel(&self, streams: &[Stream]) {
-        let before = self.by_kernel();
-        for stream in streams {
-            stream.goes_on();
-        }
-        assert!(self.by_kernel() > before + 20, "the kernel carried them");
-    }
-
-    fn goes_on_by_worker(&self, streams: &[Stream]) {
-        // What the kernel still has to retransmit may come late.
-        wait_for("the workers to have them again", || {
-            let (kernel, worker) = (self.by_kernel(), self.by_worker());
-            for stream in streams {
-                stream.goes_on();
-            }
-            self.by_worker() > worker + 20 && self.by_kernel() == kernel
-        });
-    }
-}
+use common::{Daemon, Pair, Setup, Stream, wait_for};
 
 #[test]
 fn connections_outlive_a_killed_router_and_its_successor() {

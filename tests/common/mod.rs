@@ -13,6 +13,7 @@
 
 mod daemon;
 mod namespace;
+mod pair;
 mod pod;
 mod stream;
 mod traffic;
@@ -29,6 +30,7 @@ use tempfile::TempDir;
 
 pub use daemon::Daemon;
 pub use namespace::{Namespace, Process};
+pub use pair::Pair;
 pub use pod::{Node, Pod};
 pub use stream::Stream;
 pub use traffic::{Answers, OneWay, captured};
@@ -130,26 +132,17 @@ impl Testbed {
 
     /// A node with `eth0` (192.0.2.N, fd00:99::N) on the switch; its pods have as many queues.
     pub fn node(&mut self, n: u8, queues: u8) -> Node {
-        let namespace = self.namespace(&format!("n{n}"));
-        let switch = Namespace {
-            name: format!("{}-sw", self.id),
-        };
-        namespace.run(&format!(
-            "ip link add eth0 numrxqueues {queues} numtxqueues {queues} type veth \
-             peer name u{n} numrxqueues {queues} numtxqueues {queues} netns {}",
-            switch.name
-        ));
-        switch.run(&format!("ip link set u{n} master br0 up"));
-        namespace.run(&format!("ip address add 192.0.2.{n}/24 dev eth0"));
-        namespace.run(&format!("ip address add fd00:99::{n}/64 dev eth0 nodad"));
-        namespace.run("ip link set eth0 up");
-        Node {
+        let node = Node {
             n,
             queues,
-            namespace,
+            namespace: self.namespace(&format!("n{n}")),
             switch_port: format!("u{n}"),
-            switch,
-        }
+            switch: Namespace {
+                name: format!("{}-sw", self.id),
+            },
+        };
+        node.plug();
+        node
     }
 
     /// A pod of a node at host part `host`: 10.244.N.host and its like.

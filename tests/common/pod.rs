@@ -11,6 +11,21 @@ pub struct Node {
 }
 
 impl Node {
+    /// Connects `eth0` to the switch.
+    pub fn plug(&self) {
+        let (host, n, q) = (&self.namespace, self.n, self.queues);
+        host.run(&format!(
+            "ip link add eth0 numrxqueues {q} numtxqueues {q} type veth \
+             peer name u{n} numrxqueues {q} numtxqueues {q} netns {}",
+            self.switch.name
+        ));
+        self.switch
+            .run(&format!("ip link set {} master br0 up", self.switch_port));
+        host.run(&format!("ip address add 192.0.2.{n}/24 dev eth0"));
+        host.run(&format!("ip address add fd00:99::{n}/64 dev eth0 nodad"));
+        host.run("ip link set eth0 up");
+    }
+
     /// Packets that the kernel has given to AF_XDP at one receive queue.
     pub fn redirected(&self, interface: &str, queue: u8) -> u64 {
         let counters = self.namespace.run(&format!("ethtool -S {interface}"));

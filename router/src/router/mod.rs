@@ -26,10 +26,12 @@ use crate::tun::Tun;
 use crate::worker::{
     MIN_QUOTA, Mailbox, Message, RESERVE, Reply, Shared, Worker, WorkerParts, mailboxes,
 };
-use crate::xsk::{Area, Umem, statistics};
+use crate::xsk::{Area, Umem, Xsk, statistics};
 
 /// Entries of every fill and completion ring.
 const RING: u32 = 2048;
+/// Entries of rings that carry nothing.
+const MIN_RING: u32 = 64;
 /// Bytes of a frame: an Ethernet frame of MTU 1500 with room to spare.
 const FRAME_SIZE: u32 = 2048;
 /// The largest MTU whose packets fit a frame behind 384 bytes of headroom.
@@ -69,6 +71,8 @@ pub struct RouterOptions {
 struct Handle {
     shared: Arc<Shared>,
     umem: Umem,
+    /// Keeps the UMEM shareable.
+    _anchor: Xsk,
     thread: Option<JoinHandle<()>>,
 }
 
@@ -114,7 +118,7 @@ impl Router {
             options.heartbeat_timeout,
             options.fail_closed,
         )?;
-        let tun = Tun::open(PUNT_DEVICE).map_err(|e| {
+        let tun = Tun::open(PUNT_DEVICE, options.workers).map_err(|e| {
             RouterError::new(
                 "cannot make a TUN device",
                 format!("{e}; /dev/net/tun is needed (modprobe tun)"),
@@ -160,6 +164,10 @@ impl Router {
             stop: AtomicBool::new(false),
         });
         let umem = area.umem();
+        // The first socket has the UMEM itself, and the others share it only while that one is
+        // bound: so it is bound to a device that stays.
+        let own_queue = u32::try_from(index).map_err(io::Error::other)?;
+        let anchor = Xsk::bind(&umem, self.tun.name(), own_queue, RING, MIN_RING)?;
         let worker = WorkerParts {
             index,
             shared: Arc::clone(&shared),
@@ -192,6 +200,7 @@ impl Router {
         Ok(Handle {
             shared,
             umem,
+            _anchor: anchor,
             thread: Some(thread),
         })
     }

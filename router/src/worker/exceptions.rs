@@ -36,14 +36,17 @@ pub(super) struct Exceptions {
     /// By port: how many ICMP errors its packets may still cause.
     errors: Vec<Bucket>,
     tun: Arc<Tun>,
+    /// This worker's number.
+    worker: usize,
 }
 
 impl Exceptions {
-    pub(super) fn new(ports: usize, tun: Arc<Tun>) -> Self {
+    pub(super) fn new(ports: usize, tun: Arc<Tun>, worker: usize) -> Self {
         Self {
             waiting: Vec::with_capacity(BATCH),
             errors: (0..ports).map(|_| Bucket::default()).collect(),
             tun,
+            worker,
         }
     }
 
@@ -99,7 +102,7 @@ impl Exceptions {
     fn punt(&self, io: &mut Io, state: &mut WorkerState, mut received: Received, why: DropReason) {
         let taken = io.edit(&mut received.packet, |frame| {
             complete(state, frame);
-            self.tun.write(frame.packet())
+            self.tun.write(self.worker, frame.packet())
         });
         let Received {
             packet, ingress, ..

@@ -107,7 +107,7 @@ impl Worker {
         Self {
             io: Io::new(parts.shared, parts.area, parts.frames, parts.ports, handoff),
             reader: parts.reader,
-            exceptions: Exceptions::new(parts.ports, parts.tun),
+            exceptions: Exceptions::new(parts.ports, parts.tun, parts.index),
             state: WorkerState::default(),
             beats: parts.beats,
             index: parts.index,

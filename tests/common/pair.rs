@@ -1,0 +1,77 @@
+//! Two nodes whose pods speak to each other, and which way they do.
+
+use super::{Daemon, Node, Pod, Setup, Stream, Testbed, vtep_mac, wait_for};
+
+/// Two nodes with a router and a pod each.
+pub struct Pair {
+    // Dropped in this order: a router's log is in the testbed's folder.
+    pub routers: [Daemon; 2],
+    pub nodes: [Node; 2],
+    pub pods: [Pod; 2],
+    pub bed: Testbed,
+}
+
+impl Pair {
+    pub fn new(setup: &Setup<'_>) -> Self {
+        Self::with_queues(setup, 1, |_| {})
+    }
+
+    /// With so many queues everywhere, unless `prepare` changes that before the routers start.
+    pub fn with_queues(setup: &Setup<'_>, queues: u8, prepare: impl Fn(&Node)) -> Self {
+        let mut bed = Testbed::new();
+        let (a, b) = (bed.node(1, queues), bed.node(2, queues));
+        prepare(&a);
+        prepare(&b);
+        let (web, far) = (bed.pod(&a, "web", 2), bed.pod(&b, "web", 2));
+        let ra = bed.router_with(&a, &[&web], &[(2, &vtep_mac(2))], setup);
+        let rb = bed.router_with(&b, &[&far], &[(1, &vtep_mac(1))], setup);
+        Self {
+            bed,
+            nodes: [a, b],
+            pods: [web, far],
+            routers: [ra, rb],
+        }
+    }
+
+    /// TCP connections between the pods, IPv4 and IPv6, from the first.
+    pub fn streams(&self) -> [Stream; 2] {
+        let [web, far] = &self.pods;
+        [
+            web.tcp_stream(far, &far.v4(), 5003),
+            web.tcp_stream(far, &far.v6(), 5004),
+        ]
+    }
+
+    /// Packets that the first node's kernel has put into its VXLAN device.
+    pub fn by_kernel(&self) -> u64 {
+        let out = self.nodes[0].namespace.run("ip -j -s link show viaduct.1");
+        let all: serde_json::Value = serde_json::from_str(&out).expect("JSON");
+        all[0]["stats64"]["tx"]["packets"]
+            .as_u64()
+            .expect("a count")
+    }
+
+    pub fn by_worker(&self) -> u64 {
+        self.routers[0].port("veth-web", "rx_packets")
+    }
+
+    /// The connections go on, and so many of their packets are the kernel's.
+    pub fn goes_on_by_kernel(&self, streams: &[Stream]) {
+        let before = self.by_kernel();
+        for stream in streams {
+            stream.goes_on();
+        }
+        assert!(self.by_kernel() > before + 20, "the kernel carried them");
+    }
+
+    pub fn goes_on_by_worker(&self, streams: &[Stream]) {
+        // What the kernel still has to retransmit may come late.
+        wait_for("the workers to have them again", || {
+            let (kernel, worker) = (self.by_kernel(), self.by_worker());
+            for stream in streams {
+                stream.goes_on();
+            }
+            self.by_worker() > worker + 20 && self.by_kernel() == kernel
+        });
+    }
+}
