@@ -6,71 +6,55 @@ mod common;
 use std::thread::sleep;
 use std::time::Duration;
 
-use common::{Daemon, Node, Pod, Testbed, vtep_mac, wait_for};
+use common::{Daemon, Pair, Setup, Testbed, wait_for};
 
 const FLOWS: u32 = 64;
 const EACH: u32 = 25;
 
-/// Two nodes with a router and a pod each.
-struct Pair {
-    nodes: [Node; 2],
-    pods: [Pod; 2],
-    routers: [Daemon; 2],
-    _bed: Testbed,
+/// Two nodes with a router and a pod each, so many queues of the underlay and the pods.
+fn pair(underlay_queues: u8, pod_queues: u8, workers: u8) -> Pair {
+    let workers = format!("count = {workers}");
+    let setup = Setup {
+        workers: &workers,
+        ..Setup::default()
+    };
+    Pair::with_queues(&setup, underlay_queues, pod_queues, |_| {})
 }
 
-impl Pair {
-    fn new(underlay_queues: u8, pod_queues: u8, workers: u8) -> Self {
-        let mut bed = Testbed::new();
-        let (a, b) = (bed.node(1, underlay_queues), bed.node(2, underlay_queues));
-        let web = bed.pod_with_queues(&a, "web", 2, pod_queues);
-        let far = bed.pod_with_queues(&b, "web", 2, pod_queues);
-        let workers = format!("count = {workers}");
-        let ra = bed.router(&a, &[&web], &[(2, &vtep_mac(2))], &workers);
-        let rb = bed.router(&b, &[&far], &[(1, &vtep_mac(1))], &workers);
-        Self {
-            nodes: [a, b],
-            pods: [web, far],
-            routers: [ra, rb],
-            _bed: bed,
-        }
-    }
-
-    /// Ping, TCP and UDP, IPv4 and IPv6, both ways, with so many flows that every queue has some.
-    fn traffic(&self) {
-        let [web, far] = &self.pods;
-        for (from, to) in [(web, far), (far, web)] {
-            for address in [to.v4(), to.v6()] {
-                for size in [1, 1000] {
-                    let answered = from.namespace.ping(&address, 5, size);
-                    assert_eq!(answered, 5, "{address} with {size} bytes");
-                }
-                for _ in 0..4 {
-                    from.tcp(to, &address, 200_000);
-                }
-                let answers = from.udp(to, &address, &[1, 64, 700, 1400]);
-                assert_eq!(answers.answered, 4, "{answers:?}");
-                let flows = from.udp_flows(to, &address, FLOWS, EACH);
-                assert_eq!((u64::from(FLOWS), 0), (flows.flows, flows.bad), "{flows:?}");
-                assert!(
-                    flows.received >= u64::from(FLOWS * EACH) * 98 / 100,
-                    "{flows:?}"
-                );
+/// Ping, TCP and UDP, IPv4 and IPv6, both ways, with so many flows that every queue has some.
+fn traffic(pair: &Pair) {
+    let [web, far] = &pair.pods;
+    for (from, to) in [(web, far), (far, web)] {
+        for address in [to.v4(), to.v6()] {
+            for size in [1, 1000] {
+                let answered = from.namespace.ping(&address, 5, size);
+                assert_eq!(answered, 5, "{address} with {size} bytes");
             }
+            for _ in 0..4 {
+                from.tcp(to, &address, 200_000);
+            }
+            let answers = from.udp(to, &address, &[1, 64, 700, 1400]);
+            assert_eq!(answers.answered, 4, "{answers:?}");
+            let flows = from.udp_flows(to, &address, FLOWS, EACH);
+            assert_eq!((u64::from(FLOWS), 0), (flows.flows, flows.bad), "{flows:?}");
+            assert!(
+                flows.received >= u64::from(FLOWS * EACH) * 98 / 100,
+                "{flows:?}"
+            );
         }
     }
+}
 
-    /// What each worker of both routers did, once nothing is under way and all is accounted for.
-    fn accounted(&self) -> [Vec<Done>; 2] {
-        for router in &self.routers {
-            router.assert_balanced();
-            router.assert_whole();
-            assert_eq!(router.ask("drops")["drops"], serde_json::json!([]));
-            let stale = &router.ask("status")["xdp"]["stale"];
-            assert_eq!(*stale, 0, "every owner of a queue showed life");
-        }
-        self.routers.each_ref().map(done)
+/// What each worker of both routers did, once nothing is under way and all is accounted for.
+fn accounted(pair: &Pair) -> [Vec<Done>; 2] {
+    for router in &pair.routers {
+        router.assert_balanced();
+        router.assert_whole();
+        assert_eq!(router.ask("drops")["drops"], serde_json::json!([]));
+        let stale = &router.ask("status")["xdp"]["stale"];
+        assert_eq!(*stale, 0, "every owner of a queue showed life");
     }
+    pair.routers.each_ref().map(done)
 }
 
 /// What a worker did.
@@ -107,8 +91,8 @@ const ONE_WAY: u64 = (FLOWS * EACH) as u64;
 
 #[test]
 fn four_queues_are_shared_by_two_workers() {
-    let pair = Pair::new(4, 4, 2);
-    pair.traffic();
+    let pair = pair(4, 4, 2);
+    traffic(&pair);
     for node in &pair.nodes {
         for interface in ["eth0", "veth-web"] {
             for queue in 0..4 {
@@ -119,7 +103,7 @@ fn four_queues_are_shared_by_two_workers() {
             }
         }
     }
-    for workers in pair.accounted() {
+    for workers in accounted(&pair) {
         for worker in &workers {
             assert!(worker.received > ONE_WAY / 2, "{workers:?}");
             assert_eq!(worker.received, worker.sent, "by themselves: {workers:?}");
@@ -130,10 +114,10 @@ fn four_queues_are_shared_by_two_workers() {
 
 #[test]
 fn with_one_queue_everywhere_the_second_worker_only_shows_life() {
-    let pair = Pair::new(1, 1, 2);
+    let pair = pair(1, 1, 2);
     let before = turns(&pair.routers[0], 1);
-    pair.traffic();
-    for workers in pair.accounted() {
+    traffic(&pair);
+    for workers in accounted(&pair) {
         assert!(workers[0].received > 4 * ONE_WAY, "{workers:?}");
         assert_eq!(workers[0].received, workers[0].sent);
         let idle = workers[1];
@@ -146,9 +130,9 @@ fn with_one_queue_everywhere_the_second_worker_only_shows_life() {
 /// The second worker receives from the underlay and owns nothing of the pod.
 #[test]
 fn a_worker_without_a_queue_of_the_pod_hands_over() {
-    let pair = Pair::new(2, 1, 2);
-    pair.traffic();
-    for workers in pair.accounted() {
+    let pair = pair(2, 1, 2);
+    traffic(&pair);
+    for workers in accounted(&pair) {
         let [first, second] = workers[..] else {
             panic!("{workers:?}")
         };
@@ -166,9 +150,9 @@ fn a_worker_without_a_queue_of_the_pod_hands_over() {
 /// by the same door: fragments of what is too long, and answers come to what lives too short.
 #[test]
 fn a_worker_without_a_queue_of_the_underlay_hands_over_fragments_too() {
-    let pair = Pair::new(1, 2, 2);
-    pair.traffic();
-    for workers in pair.accounted() {
+    let pair = pair(1, 2, 2);
+    traffic(&pair);
+    for workers in accounted(&pair) {
         let [first, second] = workers[..] else {
             panic!("{workers:?}")
         };
@@ -216,9 +200,9 @@ fn a_worker_without_a_queue_of_the_underlay_hands_over_fragments_too() {
 /// Workers 2 and 3 own nothing of the pod: each has its own among those that do.
 #[test]
 fn who_hands_over_is_spread_over_who_sends() {
-    let pair = Pair::new(4, 2, 4);
-    pair.traffic();
-    for workers in pair.accounted() {
+    let pair = pair(4, 2, 4);
+    traffic(&pair);
+    for workers in accounted(&pair) {
         for (giver, taker) in [(2, 0), (3, 1)] {
             assert!(workers[giver].received > 0, "{workers:?}");
             assert_eq!(workers[giver].handed_over, workers[giver].received);
@@ -260,7 +244,7 @@ fn ports_come_and_go_while_packets_are_handed_over_to_them() {
 /// carries all.
 #[test]
 fn a_worker_whose_helper_is_stuck_leaves_its_packets_to_the_kernel() {
-    let pair = Pair::new(2, 1, 2);
+    let pair = pair(2, 1, 2);
     let [web, far] = &pair.pods;
     let router = &pair.routers[1];
     let second = || done(router)[1].received;
@@ -282,4 +266,33 @@ fn a_worker_whose_helper_is_stuck_leaves_its_packets_to_the_kernel() {
         flows(2);
         second() > before
     });
+}
+
+/// The second worker owns queues of pods only: the first of them goes, and others come.
+#[test]
+fn pods_whose_worker_has_no_other_queue_come_and_go() {
+    let mut pair = pair(1, 2, 2);
+    let router = &pair.routers[0];
+    let app = pair.bed.pod_with_queues(&pair.nodes[0], "app", 3, 2);
+    let add = format!(
+        "port add --interface veth-app --address {} --address {}",
+        app.v4(),
+        app.v6()
+    );
+    for round in 0..3 {
+        let (did, said) = router.command(&add);
+        assert!(did, "{said}");
+        if round == 0 {
+            pair.nodes[0].namespace.run("ip link delete veth-web");
+        }
+        for address in [pair.pods[1].v4(), pair.pods[1].v6()] {
+            assert_eq!(app.namespace.ping(&address, 3, 56), 3);
+        }
+        assert!(router.port("veth-app", "rx_packets") >= 6, "by the worker");
+        let (did, said) = router.command("port del veth-app");
+        assert!(did, "{said}");
+        pair.nodes[0].namespace.run("ip link delete veth-app");
+        app.plug(&pair.nodes[0]);
+    }
+    router.assert_whole();
 }

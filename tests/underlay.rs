@@ -153,7 +153,7 @@ fn more_queues() {
         workers: "count = 2",
         ..Setup::default()
     };
-    let pair = Pair::with_queues(&setup, 4, |node| {
+    let pair = Pair::with_queues(&setup, 4, 4, |node| {
         node.switch
             .run(&format!("ethtool -L {} rx 2 tx 2", node.switch_port));
         node.namespace.run("ethtool -L eth0 rx 2 tx 2");

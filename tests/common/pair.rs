@@ -13,16 +13,20 @@ pub struct Pair {
 
 impl Pair {
     pub fn new(setup: &Setup<'_>) -> Self {
-        Self::with_queues(setup, 1, |_| {})
+        Self::with_queues(setup, 1, 1, |_| {})
     }
 
-    /// With so many queues everywhere, unless `prepare` changes that before the routers start.
-    pub fn with_queues(setup: &Setup<'_>, queues: u8, prepare: impl Fn(&Node)) -> Self {
+    /// With so many queues of the underlay, unless `prepare` changes that before the routers
+    /// start, and of each pod.
+    pub fn with_queues(setup: &Setup<'_>, underlay: u8, pods: u8, prepare: impl Fn(&Node)) -> Self {
         let mut bed = Testbed::new();
-        let (a, b) = (bed.node(1, queues), bed.node(2, queues));
+        let (a, b) = (bed.node(1, underlay), bed.node(2, underlay));
         prepare(&a);
         prepare(&b);
-        let (web, far) = (bed.pod(&a, "web", 2), bed.pod(&b, "web", 2));
+        let (web, far) = (
+            bed.pod_with_queues(&a, "web", 2, pods),
+            bed.pod_with_queues(&b, "web", 2, pods),
+        );
         let ra = bed.router_with(&a, &[&web], &[(2, &vtep_mac(2))], setup);
         let rb = bed.router_with(&b, &[&far], &[(1, &vtep_mac(1))], setup);
         Self {
