@@ -141,11 +141,14 @@ fn field(of: &Value, name: &str) -> String {
     match of.pointer(&format!("/{}", name.replace('.', "/"))) {
         None | Some(Value::Null) => "-".into(),
         Some(Value::String(text)) => text.clone(),
-        Some(Value::Array(items)) => items
-            .iter()
-            .filter_map(Value::as_str)
-            .collect::<Vec<_>>()
-            .join(" "),
+        Some(Value::Array(items)) if items.is_empty() => "-".into(),
+        Some(Value::Array(items)) => {
+            let plain = |item: &Value| {
+                item.as_str()
+                    .map_or_else(|| item.to_string(), str::to_owned)
+            };
+            items.iter().map(plain).collect::<Vec<_>>().join(" ")
+        }
         Some(other) => other.to_string(),
     }
 }
@@ -304,8 +307,21 @@ pub(crate) fn ports_text(reply: &Value) -> String {
 }
 
 pub(crate) fn routes_text(reply: &Value) -> String {
+    let mut routes = reply.get("routes").cloned().unwrap_or_default();
+    for route in routes.as_array_mut().into_iter().flatten() {
+        // One word for each of several: what belongs together stands at the same place.
+        for (column, field) in [
+            ("next_hop", "address"),
+            ("mac", "mac"),
+            ("weight", "weight"),
+        ] {
+            let hops = route["next_hops"].as_array().into_iter().flatten();
+            let values: Vec<Value> = hops.map(|hop| hop[field].clone()).collect();
+            route[column] = values.into();
+        }
+    }
     table(
-        reply.get("routes").unwrap_or(&Value::Null),
+        &routes,
         &[
             ("NETWORK", "network"),
             ("PREFIX", "prefix"),
@@ -313,6 +329,7 @@ pub(crate) fn routes_text(reply: &Value) -> String {
             ("STATE", "state"),
             ("NEXT HOP", "next_hop"),
             ("MAC", "mac"),
+            ("WEIGHT", "weight"),
             ("REASON", "reason"),
         ],
     )

@@ -5,12 +5,16 @@
 use std::net::IpAddr;
 
 use viaduct_encap::{MacAddr, Tunnel, TunnelParams, Vni};
+use viaduct_fib::NextHopState;
 
-use crate::kernel::{Neighbour, NeighbourState, RouteTo};
+use crate::kernel::{Neighbour, NeighbourState};
+use crate::observe::{ObservedPath, ObservedVtep};
 use crate::options::OwnAddresses;
 
 /// Hop limit of outer packets: the initial TTL that RFC 1700 recommends, and Linux's default.
 const HOP_LIMIT: u8 = 64;
+/// The most slots that flows are spread over.
+const MAX_SLOTS: u32 = 64;
 
 /// This node's interface towards the other nodes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -75,6 +79,8 @@ pub(crate) struct FirstHop {
     pub(crate) address: IpAddr,
     /// Its MAC: the destination of outer frames.
     pub(crate) mac: MacAddr,
+    /// Its share of the flows, as against that of other first hops.
+    pub(crate) weight: u16,
 }
 
 /// One network's part of a tunnel's header.
@@ -92,49 +98,113 @@ pub(crate) struct TunnelEnds {
     pub(crate) remote_mac: MacAddr,
 }
 
-/// The neighbour that a packet to `vtep` goes to first, when it leaves by the underlay.
-///
-/// # Errors
-///
-/// Without a route, or with one by another interface.
-pub(crate) fn neighbour_towards(
+/// The neighbours that packets to `vtep` go to first, when they leave by the underlay.
+pub(crate) fn neighbours_towards(
     underlay: u32,
     vtep: IpAddr,
-    route: Option<&RouteTo>,
-) -> Result<IpAddr, Unresolved> {
-    let route = route.ok_or(Unresolved::NoRoute)?;
-    if route.interface != underlay {
-        return Err(Unresolved::OtherInterface(route.interface));
-    }
-    Ok(route.gateway.unwrap_or(vtep))
+    observed: &ObservedVtep,
+) -> impl Iterator<Item = IpAddr> {
+    let by_underlay = move |path: &&ObservedPath| path.route.interface == underlay;
+    let paths = observed.paths.iter().filter(by_underlay);
+    paths.map(move |path| path.route.gateway.unwrap_or(vtep))
 }
 
-/// The first hop towards `vtep`.
+/// The first hops towards `vtep`, at least one. Ways by other interfaces, and those whose first
+/// hop does not answer, are left out while there are others.
 ///
 /// # Errors
 ///
 /// Why there is none now.
-pub(crate) fn first_hop(
+pub(crate) fn first_hops(
     underlay: u32,
     vtep: IpAddr,
-    route: Option<&RouteTo>,
-    neighbour: Option<&Neighbour>,
-) -> Result<FirstHop, Unresolved> {
-    let address = neighbour_towards(underlay, vtep, route)?;
-    match neighbour {
+    observed: &ObservedVtep,
+) -> Result<Vec<FirstHop>, Unresolved> {
+    let mut hops = Vec::new();
+    let mut reason = Unresolved::NoRoute;
+    for path in observed.paths.iter().rev() {
+        match first_hop(underlay, vtep, path) {
+            Ok(hop) => hops.push(hop),
+            Err(why) => reason = why,
+        }
+    }
+    hops.reverse();
+    if hops.is_empty() {
+        Err(reason)
+    } else {
+        Ok(hops)
+    }
+}
+
+fn first_hop(underlay: u32, vtep: IpAddr, path: &ObservedPath) -> Result<FirstHop, Unresolved> {
+    if path.route.interface != underlay {
+        return Err(Unresolved::OtherInterface(path.route.interface));
+    }
+    let address = path.route.gateway.unwrap_or(vtep);
+    match &path.neighbour {
         Some(known) if known.state == NeighbourState::Failed => {
             Err(Unresolved::NeighbourFailed(address))
         }
         known => known
+            .as_ref()
             .and_then(Neighbour::usable_mac)
-            .map(|mac| FirstHop { address, mac })
+            .map(|mac| FirstHop {
+                address,
+                mac,
+                weight: path.route.weight,
+            })
             .ok_or(Unresolved::NeighbourPending(address)),
     }
 }
 
+/// What the table is to know of a way to `vtep` by these first hops.
+pub(crate) fn next_hop_state(
+    underlay: &Underlay,
+    vtep: IpAddr,
+    hops: &[FirstHop],
+    ends: &TunnelEnds,
+) -> NextHopState {
+    let slots = slots(hops)
+        .into_iter()
+        .filter_map(|hop| tunnel(underlay, vtep, hop, ends));
+    let mut slots: Vec<Tunnel> = slots.collect();
+    match (slots.len(), slots.pop()) {
+        (_, None) => NextHopState::Unresolved,
+        (1, Some(only)) => NextHopState::Resolved(only),
+        (_, Some(last)) => {
+            slots.push(last);
+            NextHopState::Multipath(slots.into())
+        }
+    }
+}
+
+/// Each hop as many times as its weight says, in its lowest terms, one hop after another; where
+/// those are more than [`MAX_SLOTS`], as nearly as they go into so many.
+fn slots(hops: &[FirstHop]) -> Vec<&FirstHop> {
+    let weights = || hops.iter().map(|hop| u32::from(hop.weight.max(1)));
+    let divisor = weights().fold(0, gcd).max(1);
+    let sum = weights().sum::<u32>() / divisor;
+    let slots = |hop: &FirstHop| {
+        let weight = u32::from(hop.weight.max(1)) / divisor;
+        if sum <= MAX_SLOTS {
+            weight
+        } else {
+            (weight * MAX_SLOTS / sum).max(1)
+        }
+    };
+    let repeated = hops
+        .iter()
+        .flat_map(|hop| std::iter::repeat_n(hop, slots(hop) as usize));
+    repeated.collect()
+}
+
+fn gcd(a: u32, b: u32) -> u32 {
+    if b == 0 { a } else { gcd(b, a % b) }
+}
+
 /// The whole outer header for packets of one network to `vtep`; none without an own address of its
 /// family.
-pub(crate) fn tunnel(
+fn tunnel(
     underlay: &Underlay,
     vtep: IpAddr,
     first_hop: &FirstHop,
@@ -178,17 +248,26 @@ mod tests {
     use std::net::Ipv4Addr;
 
     use super::*;
+    use crate::kernel::RouteTo;
 
     const VTEP: IpAddr = IpAddr::V4(Ipv4Addr::new(192, 0, 2, 2));
     const GATEWAY: IpAddr = IpAddr::V4(Ipv4Addr::new(192, 0, 2, 254));
     const MAC: MacAddr = MacAddr([2, 0, 0, 0, 0, 9]);
 
-    fn route(interface: u32, gateway: Option<IpAddr>) -> RouteTo {
-        RouteTo {
-            interface,
-            gateway,
-            source: None,
+    fn path(interface: u32, gateway: Option<IpAddr>, neighbour: Option<Neighbour>) -> ObservedPath {
+        ObservedPath {
+            route: RouteTo {
+                interface,
+                gateway,
+                weight: 1,
+            },
+            neighbour,
         }
+    }
+
+    fn first_hops(paths: &[ObservedPath]) -> Result<Vec<FirstHop>, Unresolved> {
+        let paths = paths.to_vec();
+        super::first_hops(3, VTEP, &ObservedVtep { paths })
     }
 
     fn neighbour(state: NeighbourState) -> Neighbour {
@@ -198,42 +277,83 @@ mod tests {
         }
     }
 
+    fn hop(address: IpAddr, weight: u16) -> FirstHop {
+        FirstHop {
+            address,
+            mac: MAC,
+            weight,
+        }
+    }
+
     #[test]
     fn without_a_route_there_is_no_way() {
-        let hop = first_hop(3, VTEP, None, Some(&neighbour(NeighbourState::Valid)));
-        assert_eq!(hop, Err(Unresolved::NoRoute));
+        assert_eq!(first_hops(&[]), Err(Unresolved::NoRoute));
     }
 
     #[test]
     fn a_route_by_another_interface_is_not_followed() {
-        let hop = first_hop(3, VTEP, Some(&route(1, None)), None);
-        assert_eq!(hop, Err(Unresolved::OtherInterface(1)));
+        let other = path(1, None, None);
+        assert_eq!(first_hops(&[other]), Err(Unresolved::OtherInterface(1)));
+        let known = path(3, None, Some(neighbour(NeighbourState::Valid)));
+        assert_eq!(first_hops(&[other, known]), Ok(vec![hop(VTEP, 1)]));
     }
 
     #[test]
     fn the_neighbour_is_the_gateway_or_the_node_itself() {
-        let known = neighbour(NeighbourState::Valid);
+        let known = Some(neighbour(NeighbourState::Valid));
         for (gateway, address) in [(Some(GATEWAY), GATEWAY), (None, VTEP)] {
-            let hop = first_hop(3, VTEP, Some(&route(3, gateway)), Some(&known));
-            assert_eq!(hop, Ok(FirstHop { address, mac: MAC }));
+            let hops = first_hops(&[path(3, gateway, known)]);
+            assert_eq!(hops, Ok(vec![hop(address, 1)]));
         }
     }
 
     #[test]
     fn a_neighbour_must_be_resolved() {
-        let way = route(3, Some(GATEWAY));
-        let hop = |neighbour: Option<Neighbour>| first_hop(3, VTEP, Some(&way), neighbour.as_ref());
+        let hops = |neighbour: Option<Neighbour>| first_hops(&[path(3, Some(GATEWAY), neighbour)]);
         let pending = Err(Unresolved::NeighbourPending(GATEWAY));
-        assert_eq!(hop(None), pending);
-        assert_eq!(hop(Some(neighbour(NeighbourState::Incomplete))), pending);
+        assert_eq!(hops(None), pending);
+        assert_eq!(hops(Some(neighbour(NeighbourState::Incomplete))), pending);
         let without_mac = Neighbour {
             mac: None,
             state: NeighbourState::Fixed,
         };
-        assert_eq!(hop(Some(without_mac)), pending);
+        assert_eq!(hops(Some(without_mac)), pending);
         let failed = Err(Unresolved::NeighbourFailed(GATEWAY));
-        assert_eq!(hop(Some(neighbour(NeighbourState::Failed))), failed);
-        assert!(hop(Some(neighbour(NeighbourState::Fixed))).is_ok());
+        assert_eq!(hops(Some(neighbour(NeighbourState::Failed))), failed);
+        assert!(hops(Some(neighbour(NeighbourState::Fixed))).is_ok());
+    }
+
+    #[test]
+    fn of_several_ways_those_that_answer_are_taken() {
+        let dead = path(3, Some(GATEWAY), Some(neighbour(NeighbourState::Failed)));
+        let pending = path(3, Some(GATEWAY), None);
+        let known = path(3, None, Some(neighbour(NeighbourState::Valid)));
+        assert_eq!(first_hops(&[dead, known]), Ok(vec![hop(VTEP, 1)]));
+        assert_eq!(first_hops(&[known, known]).map(|hops| hops.len()), Ok(2));
+        // The reason is that of the first.
+        let failed = Err(Unresolved::NeighbourFailed(GATEWAY));
+        assert_eq!(first_hops(&[dead, pending]), failed);
+    }
+
+    #[test]
+    fn slots_are_as_the_weights_say() {
+        let count = |weights: &[u16]| {
+            let hops: Vec<FirstHop> = weights.iter().map(|&w| hop(VTEP, w)).collect();
+            let slots = slots(&hops);
+            let of = |hop: &FirstHop| {
+                slots
+                    .iter()
+                    .filter(|slot| std::ptr::eq(**slot, hop))
+                    .count()
+            };
+            hops.iter().map(of).collect::<Vec<_>>()
+        };
+        assert_eq!(count(&[1]), [1]);
+        assert_eq!(count(&[7]), [1]);
+        assert_eq!(count(&[1, 1]), [1, 1]);
+        assert_eq!(count(&[2, 6]), [1, 3]);
+        assert_eq!(count(&[256, 1]), [63, 1]);
+        assert_eq!(count(&[]), [0; 0]);
     }
 
     #[test]

@@ -8,7 +8,6 @@ use tracing::debug;
 use viaduct_encap::MacAddr;
 
 use crate::kernel::{Kernel, KernelError, LinkInfo, Neighbour, RouteTo};
-use crate::next_hop;
 use crate::options::{PortOptions, UnderlayOptions};
 
 /// What is to be seen of the underlay interface.
@@ -30,11 +29,18 @@ pub(crate) struct ObservedPort {
 }
 
 /// What is to be seen of the way to another node.
-#[derive(Clone, Copy, Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub(crate) struct ObservedVtep {
-    /// The kernel's route there.
-    pub(crate) route: Option<RouteTo>,
-    /// The first neighbour on that route.
+    /// The ways there, of which each flow takes one.
+    pub(crate) paths: Vec<ObservedPath>,
+}
+
+/// One of the ways to another node.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct ObservedPath {
+    /// What the kernel's routes say.
+    pub(crate) route: RouteTo,
+    /// The first neighbour on that way, if it is by the underlay.
     pub(crate) neighbour: Option<Neighbour>,
 }
 
@@ -86,12 +92,17 @@ pub(crate) async fn vtep(
     underlay: u32,
     vtep: IpAddr,
 ) -> Result<ObservedVtep, KernelError> {
-    let route = kernel.route_to(vtep).await?;
-    let neighbour = match next_hop::neighbour_towards(underlay, vtep, route.as_ref()) {
-        Ok(address) => kernel.neighbour(underlay, address).await?,
-        Err(_) => None,
-    };
-    Ok(ObservedVtep { route, neighbour })
+    let mut paths = Vec::new();
+    for route in kernel.routes_to(vtep).await? {
+        let neighbour = if route.interface == underlay {
+            let first = route.gateway.unwrap_or(vtep);
+            kernel.neighbour(underlay, first).await?
+        } else {
+            None
+        };
+        paths.push(ObservedPath { route, neighbour });
+    }
+    Ok(ObservedVtep { paths })
 }
 
 async fn link(kernel: &Kernel, name: &str) -> Result<Option<LinkInfo>, KernelError> {

@@ -107,17 +107,26 @@ pub struct RouteStatus {
 pub enum RouteState {
     /// They can.
     Resolved {
-        /// The underlay address that outer frames go to first.
-        next_hop: IpAddr,
-        /// Its MAC.
-        #[serde(serialize_with = "text")]
-        mac: MacAddr,
+        /// Where outer frames go first; of several, each flow takes one.
+        next_hops: Vec<NextHopStatus>,
     },
     /// They are dropped.
     Unresolved {
         /// Why.
         reason: String,
     },
+}
+
+/// A first hop on the underlay.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct NextHopStatus {
+    /// Its address.
+    pub address: IpAddr,
+    /// Its MAC.
+    #[serde(serialize_with = "text")]
+    pub mac: MacAddr,
+    /// Its share of the flows, as against that of the others.
+    pub weight: u16,
 }
 
 /// Where to read the agent's status, from any thread.
@@ -185,13 +194,16 @@ mod tests {
             vtep_mac: MacAddr([2, 0, 0, 0, 0, 2]),
             tunnel: 0,
             state: RouteState::Resolved {
-                next_hop: "192.0.2.2".parse().unwrap(),
-                mac: MacAddr([2, 0, 0, 0, 0, 3]),
+                next_hops: vec![NextHopStatus {
+                    address: "192.0.2.2".parse().unwrap(),
+                    mac: MacAddr([2, 0, 0, 0, 0, 3]),
+                    weight: 1,
+                }],
             },
         };
         let json = serde_json::to_value(&route).unwrap();
         assert_eq!(json["state"], "resolved");
-        assert_eq!(json["next_hop"], "192.0.2.2");
-        assert_eq!(json["mac"], "02:00:00:00:00:03");
+        assert_eq!(json["next_hops"][0]["address"], "192.0.2.2");
+        assert_eq!(json["next_hops"][0]["mac"], "02:00:00:00:00:03");
     }
 }

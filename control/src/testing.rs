@@ -8,7 +8,7 @@ use viaduct_fib::{NetworkId, PortId, Reader};
 
 use crate::data_plane::{DataPlane, DataPlaneError};
 use crate::kernel::{LinkInfo, Neighbour, NeighbourState, RouteTo};
-use crate::observe::{ObservedPort, ObservedUnderlay, ObservedVtep};
+use crate::observe::{ObservedPath, ObservedPort, ObservedUnderlay, ObservedVtep};
 use crate::options::{
     AgentOptions, NetworkOptions, OwnAddresses, PortOptions, RouteOptions, UnderlayOptions,
 };
@@ -108,11 +108,18 @@ pub(crate) fn no_pod() -> ObservedPort {
 /// The other node on the underlay's own network, its neighbour entry in this state.
 pub(crate) fn vtep(state: NeighbourState, mac: MacAddr) -> ObservedVtep {
     ObservedVtep {
-        route: Some(RouteTo {
+        paths: vec![path(None, state, mac)],
+    }
+}
+
+/// A way by the underlay, its first hop's neighbour entry in this state.
+pub(crate) fn path(gateway: Option<IpAddr>, state: NeighbourState, mac: MacAddr) -> ObservedPath {
+    ObservedPath {
+        route: RouteTo {
             interface: UNDERLAY,
-            gateway: None,
-            source: None,
-        }),
+            gateway,
+            weight: 1,
+        },
         neighbour: Some(Neighbour {
             mac: Some(mac),
             state,

@@ -228,7 +228,7 @@ async fn with_agent(test: impl AsyncFnOnce(&Running)) {
 }
 
 fn resolved_to(mac: MacAddr) -> impl Fn(&RouteStatus) -> bool {
-    move |route| matches!(&route.state, RouteState::Resolved { mac: at, .. } if *at == mac)
+    move |route| matches!(&route.state, RouteState::Resolved { next_hops } if next_hops[0].mac == mac)
 }
 
 fn unresolved_because(text: &str) -> impl Fn(&RouteStatus) -> bool {
@@ -253,7 +253,7 @@ fn next_hops_follow_the_kernel() {
         site.peer.ip("address add 192.0.2.3/24 dev eth1");
         site.node.ip("route add 192.0.2.2/32 via 192.0.2.3");
         let router: IpAddr = [192, 0, 2, 3].into();
-        let by_router = |route: &RouteStatus| matches!(&route.state, RouteState::Resolved { next_hop, .. } if *next_hop == router);
+        let by_router = |route: &RouteStatus| matches!(&route.state, RouteState::Resolved { next_hops } if next_hops[0].address == router);
         agent.route("by a router", by_router).await;
 
         site.node.ip("route replace unreachable 192.0.2.2/32");
@@ -291,7 +291,7 @@ fn tunnels_follow_the_underlay() {
         eventually("the overlay's MTU", mtu).await;
         let changed = async || match agent.next_hop() {
             NextHopState::Resolved(_) => (agent.next_hop() != before).then_some(()),
-            NextHopState::Unresolved => None,
+            _ => None,
         };
         eventually("the outer source", changed).await;
 

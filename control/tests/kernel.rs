@@ -157,25 +157,54 @@ fn routes_with_and_without_a_gateway_and_none() {
         let interface = kernel.link_by_name("a0").await.unwrap().index;
         let route = async |destination: &str| {
             let destination = destination.parse().unwrap();
-            kernel.route_to(destination).await.unwrap()
+            kernel.routes_to(destination).await.unwrap()
         };
         let expected = |gateway| RouteTo {
             interface,
             gateway,
-            source: "192.0.2.1".parse().ok(),
+            weight: 1,
         };
-        assert_eq!(route("192.0.2.2").await, Some(expected(None)));
-        assert_eq!(route("203.0.113.9").await, Some(expected(Some(B))));
+        assert_eq!(route("192.0.2.2").await, [expected(None)]);
+        assert_eq!(route("203.0.113.9").await, [expected(Some(B))]);
         for refused in [
             "198.51.100.1",
             "198.51.100.129",
             "198.51.100.193",
             "10.9.9.9",
         ] {
-            assert_eq!(route(refused).await, None, "{refused}");
+            assert_eq!(route(refused).await, [], "{refused}");
         }
-        assert_eq!(route("2001:db8::2").await.unwrap().interface, interface);
-        assert_eq!(route("2001:db8:1::2").await, None);
+        assert_eq!(route("2001:db8::2").await[0].interface, interface);
+        assert_eq!(route("2001:db8:1::2").await, []);
+    });
+}
+
+#[test]
+fn routes_with_several_gateways() {
+    let (a, _b) = pair();
+    a.ip("address add 2001:db8::1/64 dev a0 nodad");
+    let v4 = "nexthop via 192.0.2.2 weight 3 nexthop via 192.0.2.3";
+    a.ip(&format!("route add 203.0.113.0/24 {v4}"));
+    let v6 = "nexthop via 2001:db8::2 weight 3 nexthop via 2001:db8::3";
+    a.ip(&format!("route add 2001:db8:1::/64 {v6}"));
+    // The same by next hop objects.
+    a.ip("nexthop add id 1 via 192.0.2.2 dev a0");
+    a.ip("nexthop add id 2 via 192.0.2.3 dev a0");
+    a.ip("nexthop add id 3 group 1,3/2");
+    a.ip("route add 198.51.100.0/24 nhid 3");
+    a.run(|| async {
+        let kernel = Kernel::open().unwrap();
+        let ways = async |destination: &str| {
+            let ways = kernel.routes_to(destination.parse().unwrap()).await;
+            let ways = ways.unwrap().into_iter();
+            ways.map(|way| format!("{} {}", way.gateway.unwrap(), way.weight))
+                .collect::<Vec<_>>()
+        };
+        for destination in ["203.0.113.9", "198.51.100.9"] {
+            assert_eq!(ways(destination).await, ["192.0.2.2 3", "192.0.2.3 1"]);
+        }
+        let v6 = ways("2001:db8:1::9").await;
+        assert_eq!(v6, ["2001:db8::2 3", "2001:db8::3 1"]);
     });
 }
 
@@ -186,10 +215,10 @@ fn an_ipv4_route_by_an_ipv6_gateway() {
     a.run(|| async {
         let kernel = Kernel::open().unwrap();
         let route = kernel
-            .route_to("203.0.113.9".parse().unwrap())
+            .routes_to("203.0.113.9".parse().unwrap())
             .await
             .unwrap();
-        assert_eq!(route.unwrap().gateway, "fe80::2".parse().ok());
+        assert_eq!(route[0].gateway, "fe80::2".parse().ok());
     });
 }
 

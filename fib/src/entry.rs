@@ -1,6 +1,7 @@
 //! What the forwarding table says about a network, a port and a next hop.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::sync::Arc;
 
 use viaduct_encap::{MacAddr, Tunnel, Vni};
 
@@ -52,7 +53,20 @@ pub struct NextHop {
 pub enum NextHopState {
     /// The whole outer header, prebuilt.
     Resolved(Tunnel),
+    /// Several ways of equal cost, by different routers of the underlay; each flow takes one of
+    /// these slots ([`slot`]). A way with more weight has more of them. Never empty.
+    Multipath(Arc<[Tunnel]>),
     /// The kernel has no route to the VTEP or no MAC for the way there: packets are dropped with
     /// that reason until it has.
     Unresolved,
+}
+
+/// The slot of a flow: by the upper bits of its hash, as the lower ones make its source port.
+#[inline]
+pub fn slot(ways: &[Tunnel], flow_hash: u32) -> Option<&Tunnel> {
+    let index = u64::try_from(ways.len())
+        .ok()?
+        .checked_mul(u64::from(flow_hash))?
+        >> 32;
+    ways.get(usize::try_from(index).ok()?)
 }

@@ -15,7 +15,7 @@ use viaduct_encap::icmp::{self, IcmpError};
 use viaduct_encap::{
     Finish, Fragments, IpPacket, MacAddr, Outer, ParseError, Tunnel, decrement_hop_limit, ecn, flow,
 };
-use viaduct_fib::{Fib, Network, NetworkId, NextHopState, Port, PortId};
+use viaduct_fib::{Fib, Network, NetworkId, NextHopState, Port, PortId, slot};
 
 use crate::frame::Frame;
 use crate::reason::DropReason;
@@ -304,6 +304,9 @@ fn route<'a>(fib: &'a Fib, inner: &Inner) -> Stage<Way<'a>> {
     };
     match &next_hop.state {
         NextHopState::Resolved(tunnel) => Ok(Way::Tunnel(tunnel)),
+        NextHopState::Multipath(ways) => slot(ways, flow::flow_hash(&inner.ip))
+            .map(Way::Tunnel)
+            .ok_or(DropReason::NextHopUnresolved.into()),
         NextHopState::Unresolved => Err(DropReason::NextHopUnresolved.into()),
     }
 }

@@ -272,6 +272,8 @@ pub struct Setup<'a> {
     pub slow_path: &'a str,
     /// Peers that are reached over IPv6; the others over IPv4.
     pub over_v6: &'a [u8],
+    /// Peers that have this VTEP.
+    pub vteps: &'a [(u8, &'a str)],
     /// Further lines of each `[[routes]]`.
     pub route: &'a str,
     /// Further arguments of `viaduct run`.
@@ -281,7 +283,9 @@ pub struct Setup<'a> {
 
 impl Setup<'_> {
     fn vtep(&self, peer: u8) -> String {
-        if self.over_v6.contains(&peer) {
+        if let Some((_, vtep)) = self.vteps.iter().find(|(node, _)| *node == peer) {
+            (*vtep).to_owned()
+        } else if self.over_v6.contains(&peer) {
             format!("fd00:99::{peer}")
         } else {
             format!("192.0.2.{peer}")

@@ -10,7 +10,7 @@ use super::port::{Port, State};
 use crate::data_plane::DataPlane;
 use crate::next_hop::{FirstHop, Underlay, Unresolved};
 use crate::options::AgentOptions;
-use crate::status::{AgentStatus, PortState, PortStatus, RouteState, RouteStatus};
+use crate::status::{AgentStatus, NextHopStatus, PortState, PortStatus, RouteState, RouteStatus};
 
 impl<D: DataPlane> Reconciler<D> {
     /// Writes the status, if something has changed.
@@ -44,8 +44,7 @@ impl<D: DataPlane> Reconciler<D> {
             else {
                 continue;
             };
-            let hop = vtep.hop.as_ref();
-            let state = route_state(self.underlay.as_ref(), route.vtep, hop);
+            let state = route_state(self.underlay.as_ref(), route.vtep, &vtep.hops);
             statuses.extend(route.prefixes.iter().map(|&prefix| RouteStatus {
                 network: network_name(&self.options, route.network),
                 prefix,
@@ -84,7 +83,7 @@ fn port_status(id: PortId, port: &Port, all: &AgentOptions) -> PortStatus {
 fn route_state(
     underlay: Result<&Underlay, &Unresolved>,
     vtep: IpAddr,
-    hop: Result<&FirstHop, &Unresolved>,
+    hops: &Result<Vec<FirstHop>, Unresolved>,
 ) -> RouteState {
     let underlay = match underlay {
         Ok(underlay) => underlay,
@@ -95,14 +94,23 @@ fn route_state(
         }
     };
     let own = underlay.addresses.like(vtep);
-    match own.ok_or(&Unresolved::NoOwnAddress).and(hop) {
+    let hops = own
+        .ok_or(&Unresolved::NoOwnAddress)
+        .and(hops.as_ref())
+        .map(|hops| hops.iter().map(next_hop_status).collect::<Vec<_>>());
+    match hops {
         Err(reason) => RouteState::Unresolved {
             reason: reason.to_string(),
         },
-        Ok(hop) => RouteState::Resolved {
-            next_hop: hop.address,
-            mac: hop.mac,
-        },
+        Ok(next_hops) => RouteState::Resolved { next_hops },
+    }
+}
+
+fn next_hop_status(hop: &FirstHop) -> NextHopStatus {
+    NextHopStatus {
+        address: hop.address,
+        mac: hop.mac,
+        weight: hop.weight,
     }
 }
 

@@ -32,7 +32,7 @@ pub(super) struct Tunnel {
 /// Another node, as the underlay leads to it.
 pub(super) struct Vtep {
     observed: ObservedVtep,
-    pub(super) hop: Result<FirstHop, Unresolved>,
+    pub(super) hops: Result<Vec<FirstHop>, Unresolved>,
     pub(super) probe_at: Instant,
 }
 
@@ -41,6 +41,17 @@ pub(super) struct Vtep {
 pub(crate) struct Probe {
     pub(crate) interface: u32,
     pub(crate) address: IpAddr,
+}
+
+impl Vtep {
+    /// How soon to ask for its neighbours again: often while one is missing.
+    fn probe_interval(&self, underlay: u32, vtep: IpAddr) -> Duration {
+        let all = next_hop::neighbours_towards(underlay, vtep, &self.observed).count();
+        match &self.hops {
+            Ok(hops) if hops.len() == all => REVALIDATE_INTERVAL,
+            _ => RESOLVE_INTERVAL,
+        }
+    }
 }
 
 impl NetworkOptions {
@@ -96,7 +107,7 @@ impl<D: DataPlane> Reconciler<D> {
                 new.push(route.vtep);
                 Vtep {
                     observed: ObservedVtep::default(),
-                    hop: Err(Unresolved::NoRoute),
+                    hops: Err(Unresolved::NoRoute),
                     probe_at: now,
                 }
             });
@@ -227,11 +238,11 @@ impl<D: DataPlane> Reconciler<D> {
         self.vteps.keys().copied()
     }
 
-    /// The nodes whose first hop is this neighbour on the underlay.
+    /// The nodes whose first hop is, on some way, this neighbour on the underlay.
     pub(crate) fn vteps_behind(&self, neighbour: IpAddr) -> impl Iterator<Item = IpAddr> {
         let index = self.underlay_index;
         let behind = move |vtep: IpAddr, state: &Vtep| {
-            next_hop::neighbour_towards(index, vtep, state.observed.route.as_ref()) == Ok(neighbour)
+            next_hop::neighbours_towards(index, vtep, &state.observed).any(|it| it == neighbour)
         };
         let all = self.vteps.iter();
         all.filter_map(move |(&vtep, state)| behind(vtep, state).then_some(vtep))
@@ -240,51 +251,50 @@ impl<D: DataPlane> Reconciler<D> {
     /// The neighbours that the kernel is to be asked for now, each once. They are not due again
     /// for a while.
     pub(crate) fn due_probes(&mut self, now: Instant) -> Vec<Probe> {
+        let interface = self.underlay_index;
         let mut probes = Vec::new();
         for (&vtep, state) in self
             .vteps
             .iter_mut()
             .filter(|(_, state)| state.probe_at <= now)
         {
-            state.probe_at = now + probe_interval(&state.hop);
-            let route = state.observed.route.as_ref();
-            if let Ok(address) = next_hop::neighbour_towards(self.underlay_index, vtep, route) {
-                probes.push(Probe {
-                    interface: self.underlay_index,
-                    address,
-                });
-            }
+            state.probe_at = now + state.probe_interval(interface, vtep);
+            let neighbours = next_hop::neighbours_towards(interface, vtep, &state.observed);
+            probes.extend(neighbours.map(|address| Probe { interface, address }));
         }
         probes.sort_unstable();
         probes.dedup();
         probes
     }
 
-    /// Takes over what is seen; true if the first hop is another one.
+    /// Takes over what is seen; true if the first hops are others.
     fn set_vtep(&mut self, vtep: IpAddr, observed: &ObservedVtep, now: Instant) -> bool {
         let index = self.underlay_index;
         let Some(state) = self.vteps.get_mut(&vtep) else {
             return false;
         };
-        state.observed = *observed;
-        let neighbour = observed.neighbour.as_ref();
-        let hop = next_hop::first_hop(index, vtep, observed.route.as_ref(), neighbour);
-        if hop == state.hop {
+        state.observed = observed.clone();
+        let hops = next_hop::first_hops(index, vtep, observed);
+        if hops == state.hops {
             return false;
         }
-        match &hop {
-            Ok(hop) => info!(%vtep, next_hop = %hop.address, mac = %hop.mac, "node resolved"),
-            Err(reason) if state.hop.is_ok() => warn!(%vtep, %reason, "node unresolved"),
+        match &hops {
+            Ok(hops) => {
+                let by = |hop: &FirstHop| format!("{} ({})", hop.address, hop.mac);
+                let by: Vec<String> = hops.iter().map(by).collect();
+                info!(%vtep, next_hop = by.join(", "), "node resolved");
+            }
+            Err(reason) if state.hops.is_ok() => warn!(%vtep, %reason, "node unresolved"),
             Err(reason) => debug!(%vtep, %reason, "node still unresolved"),
         }
+        let before = std::mem::replace(&mut state.hops, hops);
         // What has just been lost, or not been asked for yet, is worth asking for at once; what
         // failed has just been asked for.
-        state.probe_at = match &hop {
-            Err(Unresolved::NeighbourPending(_)) if state.hop.is_ok() => now,
+        state.probe_at = match &state.hops {
+            Err(Unresolved::NeighbourPending(_)) if before.is_ok() => now,
             Err(Unresolved::NeighbourPending(_)) => state.probe_at.min(now + RESOLVE_INTERVAL),
-            other => now + probe_interval(other),
+            _ => now + state.probe_interval(index, vtep),
         };
-        state.hop = hop;
         self.status_stale = true;
         true
     }
@@ -304,12 +314,13 @@ impl<D: DataPlane> Reconciler<D> {
 
     fn next_hop_update(&self, id: TunnelId) -> Option<Update> {
         let tunnel = self.tunnels.get(&id)?;
-        let hop = self.vteps.get(&tunnel.vtep)?.hop.as_ref();
-        let header = match (&self.underlay, hop) {
-            (Ok(underlay), Ok(hop)) => next_hop::tunnel(underlay, tunnel.vtep, hop, &tunnel.ends),
-            _ => None,
+        let hops = &self.vteps.get(&tunnel.vtep)?.hops;
+        let state = match (&self.underlay, hops) {
+            (Ok(underlay), Ok(hops)) => {
+                next_hop::next_hop_state(underlay, tunnel.vtep, hops, &tunnel.ends)
+            }
+            _ => NextHopState::Unresolved,
         };
-        let state = header.map_or(NextHopState::Unresolved, NextHopState::Resolved);
         let next_hop = NextHop {
             vtep: tunnel.vtep,
             state,
@@ -332,11 +343,4 @@ impl<D: DataPlane> Reconciler<D> {
 fn node_addresses(route: &RouteOptions) -> impl Iterator<Item = IpNet> {
     let own = route.addresses.iter().copied();
     own.chain([route.vtep]).map(IpNet::from)
-}
-
-fn probe_interval(hop: &Result<FirstHop, Unresolved>) -> Duration {
-    match hop {
-        Ok(_) => REVALIDATE_INTERVAL,
-        Err(_) => RESOLVE_INTERVAL,
-    }
 }

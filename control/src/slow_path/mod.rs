@@ -351,8 +351,8 @@ impl SlowPath {
                     way: crate::kernel::Way::Interface { interface, .. },
                 } => {
                     let first: IpAddr = destination.network();
-                    if let Ok(Some(way)) = kernel.route_to(first).await
-                        && way.interface == interface
+                    if let Ok(ways) = kernel.routes_to(first).await
+                        && ways.iter().any(|way| way.interface == interface)
                     {
                         return;
                     }

@@ -14,12 +14,12 @@ use super::port::Port;
 use super::routes::Probe;
 use super::{Observed, Reconciler};
 use crate::error::AgentError;
-use crate::kernel::{NeighbourState, RouteTo};
+use crate::kernel::NeighbourState;
 use crate::observe::{ObservedUnderlay, ObservedVtep};
 use crate::options::AgentOptions;
 use crate::status::{PortState, RouteState};
 use crate::testing::{
-    Log, Recorder, UNDERLAY, VTEP, link, mac, no_pod, options, pod, underlay, vtep,
+    Log, Recorder, UNDERLAY, VTEP, link, mac, no_pod, options, path, pod, underlay, vtep,
 };
 
 const UP: [&str; 7] = [

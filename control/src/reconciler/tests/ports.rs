@@ -23,8 +23,11 @@ fn a_start_brings_everything_about() {
     assert_eq!(status.ports[0].attached_index, Some(11));
     assert_eq!(status.routes.len(), 2);
     let resolved = RouteState::Resolved {
-        next_hop: VTEP.into(),
-        mac: mac(0xb2),
+        next_hops: vec![crate::status::NextHopStatus {
+            address: VTEP.into(),
+            mac: mac(0xb2),
+            weight: 1,
+        }],
     };
     assert_eq!(status.routes[1].state, resolved);
 }

@@ -46,19 +46,20 @@ fn neighbours_are_asked_for_each_second_and_checked_each_fifteen() {
 #[test]
 fn nodes_behind_one_router_are_one_neighbour() {
     let router: IpAddr = [192, 0, 2, 254].into();
-    let mut seen = vtep(NeighbourState::Incomplete, mac(0xb2));
-    seen.route = Some(RouteTo {
-        interface: UNDERLAY,
-        gateway: Some(router),
-        source: None,
-    });
+    let seen = ObservedVtep {
+        paths: vec![path(Some(router), NeighbourState::Incomplete, mac(0xb2))],
+    };
     let mut options = options();
     let mut other = options.routes[0].clone();
     other.vtep = [198, 51, 100, 3].into();
     other.prefixes = vec!["10.42.3.0/24".parse().unwrap()];
     options.routes.push(other);
     let mut observed = observed();
-    observed.vteps = options.routes.iter().map(|r| (r.vtep, seen)).collect();
+    observed.vteps = options
+        .routes
+        .iter()
+        .map(|r| (r.vtep, seen.clone()))
+        .collect();
     let mut node = try_start(options, &observed, Log::default()).unwrap();
     let probe = Probe {
         interface: UNDERLAY,
@@ -67,6 +68,47 @@ fn nodes_behind_one_router_are_one_neighbour() {
     assert_eq!(node.reconciler.due_probes(node.now), [probe]);
     assert_eq!(node.reconciler.vteps_behind(router).count(), 2);
     assert_eq!(node.reconciler.vteps_behind(VTEP.into()).count(), 0);
+}
+
+#[test]
+fn flows_are_spread_over_ways_of_equal_cost_that_answer() {
+    let routers: [IpAddr; 2] = [[192, 0, 2, 253].into(), [192, 0, 2, 254].into()];
+    let ways = |second| ObservedVtep {
+        paths: vec![
+            path(Some(routers[0]), NeighbourState::Valid, mac(0xc1)),
+            path(Some(routers[1]), second, mac(0xc2)),
+        ],
+    };
+    let mut node = start();
+    node.see_vtep(&ways(NeighbourState::Valid));
+    node.settle();
+    let NextHopState::Multipath(slots) = node.next_hop() else {
+        panic!("{:?}", node.next_hop());
+    };
+    let of = |last| match tunnel(0xe0, last) {
+        NextHopState::Resolved(tunnel) => tunnel,
+        other => panic!("{other:?}"),
+    };
+    assert_eq!(slots[..], [of(0xc1), of(0xc2)]);
+    let RouteState::Resolved { next_hops } = &node.reconciler.status().get().routes[0].state else {
+        panic!("unresolved");
+    };
+    assert_eq!(next_hops.len(), 2);
+    assert_eq!(node.reconciler.vteps_behind(routers[1]).count(), 1);
+
+    // One fails: the other has all, and the failed one is asked for each second.
+    node.see_vtep(&ways(NeighbourState::Failed));
+    node.settle();
+    assert_eq!(node.next_hop(), tunnel(0xe0, 0xc1));
+    node.now += 1_000 * MS;
+    assert_eq!(node.reconciler.due_probes(node.now).len(), 2);
+    node.now += 1_000 * MS;
+    assert_eq!(node.reconciler.due_probes(node.now).len(), 2);
+    node.see_vtep(&ways(NeighbourState::Valid));
+    node.settle();
+    assert!(matches!(node.next_hop(), NextHopState::Multipath(_)));
+    node.now += 1_000 * MS;
+    assert_eq!(node.reconciler.due_probes(node.now), []);
 }
 
 #[test]
@@ -125,9 +167,7 @@ fn an_underlay_that_was_replaced_is_taken_anew() {
     node.reconciler.observe_underlay(&other, node.now);
     assert_eq!(node.log.take(), ["underlay 3"]);
     let mut seen = vtep(NeighbourState::Valid, mac(0xb2));
-    if let Some(route) = &mut seen.route {
-        route.interface = UNDERLAY + 1;
-    }
+    seen.paths[0].route.interface = UNDERLAY + 1;
     node.see_vtep(&seen);
     node.settle();
     assert_eq!(node.next_hop(), tunnel(0xe0, 0xb2));
