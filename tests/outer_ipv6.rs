@@ -2,9 +2,7 @@
 
 mod common;
 
-use std::process::Stdio;
-
-use common::{Daemon, Node, Pod, Setup, Testbed, must, vtep_mac, wait_for};
+use common::{Daemon, Node, Pod, Setup, Testbed, Vxlan, captured_packets, vtep_mac};
 
 /// Everything between two pods, inner IPv4 and IPv6, and that workers carried it.
 fn all_between(near: &Pod, far: &Pod, router: &Daemon) {
@@ -27,33 +25,6 @@ fn all_between(near: &Pod, far: &Pod, router: &Daemon) {
     );
 }
 
-/// Captures the underlay at a node's port of the switch while `work` is done; what tshark makes of
-/// the filters: how many packets match each.
-fn captured<const N: usize>(
-    bed: &Testbed,
-    node: &Node,
-    filters: [&str; N],
-    work: impl FnOnce(),
-) -> [usize; N] {
-    let capture = bed.directory.path().join("underlay.pcap");
-    let mut tcpdump = node.switch.command("tcpdump");
-    tcpdump
-        .args(["-U", "-i", &node.switch_port, "-w"])
-        .arg(&capture)
-        .stderr(Stdio::null());
-    let mut tcpdump = tcpdump.spawn().expect("tcpdump runs");
-    wait_for("the capture to begin", || capture.exists());
-    work();
-    must(std::process::Command::new("kill").arg(tcpdump.id().to_string()));
-    let _ = tcpdump.wait();
-    filters.map(|filter| {
-        let mut tshark = std::process::Command::new("tshark");
-        let words = "-d udp.port==8472,vxlan -d tcp.port==5000,data -o udp.check_checksum:TRUE -o ip.check_checksum:TRUE";
-        tshark.args(words.split_whitespace()).arg("-r").arg(&capture).args(["-Y", filter]);
-        must(&mut tshark).lines().count()
-    })
-}
-
 #[test]
 fn all_four_combinations_and_a_mix_of_peers() {
     let mut bed = Testbed::new();
@@ -73,7 +44,7 @@ fn all_four_combinations_and_a_mix_of_peers() {
     let ra = bed.router_with(&a, &[&web], &[peer(2), peer(3)], &to(&[2]));
     let rb = bed.router_with(&b, &[&far], &[peer(1), peer(3)], &to(&[1, 3]));
     let rc = bed.router_with(&c, &[&other], &[peer(1), peer(2)], &to(&[2]));
-    let counts = captured(
+    let counts = captured_packets(
         &bed,
         &a,
         [
@@ -138,39 +109,19 @@ fn the_kernel_carries_it_when_the_router_is_gone() {
     );
 }
 
-/// The other node is a kernel's VXLAN device over IPv6, made with these options.
-fn kernel_peer(bed: &mut Testbed, options: &str) -> (Node, Pod) {
-    let node = bed.node(9, 1);
-    let far = bed.pod(&node, "far", 2);
-    far.route_by_hand(&node);
-    let mac = vtep_mac(9);
-    let host = &node.namespace;
-    host.run(&format!(
-        "ip link add flannel-v6.1 address {mac} mtu 1430 type vxlan id 1 dstport 8472 local fd00:99::9 dev eth0 nolearning {options}"
-    ));
-    host.run("ip address add 10.244.9.0/32 dev flannel-v6.1");
-    host.run("ip address add fd00:10:244:9::/128 dev flannel-v6.1 nodad");
-    host.run("ip link set flannel-v6.1 up");
-    host.run("ip route add 10.244.1.0/24 via 10.244.1.0 dev flannel-v6.1 onlink");
-    host.run("ip -6 route add fd00:10:244:1::/64 via fd00:10:244:1:: dev flannel-v6.1 onlink");
-    let mac = vtep_mac(1);
-    for address in ["10.244.1.0", "fd00:10:244:1::"] {
-        host.run(&format!(
-            "ip neighbour add {address} lladdr {mac} dev flannel-v6.1 nud permanent"
-        ));
-    }
-    host.run(&format!(
-        "bridge fdb append {mac} dev flannel-v6.1 dst fd00:99::1"
-    ));
-    (node, far)
-}
-
 /// A router whose kernel peer has these options, and whose routes have these lines.
 fn with_kernel_peer(options: &str, route: &str) -> (Testbed, Node, Pod, Pod, Daemon) {
     let mut bed = Testbed::new();
     let a = bed.node(1, 1);
     let web = bed.pod(&a, "web", 2);
-    let (_, far) = kernel_peer(&mut bed, options);
+    let k = bed.node(9, 1);
+    let far = bed.pod(&k, "far", 2);
+    let vxlan = Vxlan {
+        over_v6: true,
+        options,
+        ..Vxlan::default()
+    };
+    k.be_kernel_peer(&far, &[1], vxlan);
     let setup = Setup {
         over_v6: &[9],
         route,
@@ -193,7 +144,7 @@ fn a_kernel_peer_that_wants_checksums() {
     let (_bed, _a, web, far, _router) = with_kernel_peer("", "");
     assert_eq!(web.namespace.ping(&far.v4(), 3, 56), 0, "zero is refused");
     let (bed, a, web, far, router) = with_kernel_peer("", "udp_checksum6 = \"compute\"");
-    let counts = captured(
+    let counts = captured_packets(
         &bed,
         &a,
         [

@@ -13,7 +13,9 @@
 
 mod daemon;
 mod namespace;
+mod ovs;
 mod pair;
+mod peer;
 mod pod;
 mod stream;
 mod traffic;
@@ -30,10 +32,12 @@ use tempfile::TempDir;
 
 pub use daemon::Daemon;
 pub use namespace::{Namespace, Process};
+pub use ovs::OpenVswitch;
 pub use pair::Pair;
+pub use peer::Vxlan;
 pub use pod::{Node, Pod};
 pub use stream::Stream;
-pub use traffic::{Answers, OneWay, captured};
+pub use traffic::{Answers, OneWay, captured, captured_packets};
 pub use watchdog::prefix_of;
 
 static NEXT: AtomicU32 = AtomicU32::new(0);

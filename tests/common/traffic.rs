@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use serde_json::Value;
 
-use super::{Pod, Process, must, text, wait_for};
+use super::{Node, Pod, Process, Testbed, must, text, wait_for};
 
 impl Pod {
     /// Sends `bytes` of a pattern over TCP to `address` of `to` and has them
@@ -193,4 +193,31 @@ pub fn captured(file: &Path, filter: &str, options: &[&str], fields: &[&str]) ->
         tshark.args(["-e", field]);
     }
     must(&mut tshark).lines().map(str::to_owned).collect()
+}
+
+/// Captures the underlay at a node's port of the switch while `work` is done; what tshark makes of
+/// the filters: how many packets match each.
+pub fn captured_packets<const N: usize>(
+    bed: &Testbed,
+    node: &Node,
+    filters: [&str; N],
+    work: impl FnOnce(),
+) -> [usize; N] {
+    let capture = bed.directory.path().join("underlay.pcap");
+    let mut tcpdump = node.switch.command("tcpdump");
+    tcpdump
+        .args(["-U", "-i", &node.switch_port, "-w"])
+        .arg(&capture)
+        .stderr(Stdio::null());
+    let mut tcpdump = tcpdump.spawn().expect("tcpdump runs");
+    wait_for("the capture to begin", || capture.exists());
+    work();
+    must(Command::new("kill").arg(tcpdump.id().to_string()));
+    let _ = tcpdump.wait();
+    filters.map(|filter| {
+        let mut tshark = Command::new("tshark");
+        let words = "-d udp.port==8472,vxlan -d tcp.port==5000,data -d udp.port==5001,data -o udp.check_checksum:TRUE -o ip.check_checksum:TRUE";
+        tshark.args(words.split_whitespace()).arg("-r").arg(&capture).args(["-Y", filter]);
+        must(&mut tshark).lines().count()
+    })
 }
