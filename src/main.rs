@@ -5,6 +5,7 @@ mod client;
 mod daemon;
 mod desired;
 mod host;
+mod options;
 mod plane;
 mod report;
 mod server;

@@ -1,16 +1,26 @@
 //! What `status`, `ports`, `routes` and `drops` say, as JSON and for people.
 
 use std::fmt::Write;
+use std::sync::Arc;
 
 use serde_json::{Value, json};
+use viaduct_config::Config;
+use viaduct_control::AgentStatus;
 use viaduct_fib::PortId;
 use viaduct_router::{Attached, DropReason, PortTotals, Router};
 
-use crate::server::Server;
+use crate::plane::SharedRouter;
 
-pub(crate) fn status(server: &Server) -> Value {
-    let router = server.router.lock();
-    let agent = server.agent.get();
+/// What is reported of, at one moment.
+pub(crate) struct View<'a> {
+    pub(crate) config: &'a Config,
+    pub(crate) router: &'a SharedRouter,
+    pub(crate) agent: Arc<AgentStatus>,
+}
+
+pub(crate) fn status(view: &View<'_>) -> Value {
+    let router = view.router.lock();
+    let agent = &view.agent;
     let totals = router.worker_totals();
     let workers = totals.iter().enumerate().map(|(index, w)| {
         json!({
@@ -23,11 +33,11 @@ pub(crate) fn status(server: &Server) -> Value {
     });
     let outcomes = router.outcomes();
     json!({
-        "node": server.desired.config().node.name,
+        "node": view.config.node.name,
         "version": env!("CARGO_PKG_VERSION"),
         "ready": agent.underlay_problem.is_none(),
         "underlay": { "problem": agent.underlay_problem, "addresses": agent.underlay_addresses, "device": router.attached(PortId::UNDERLAY).map(device) },
-        "networks": server.desired.config().networks.iter().map(|n| json!({
+        "networks": view.config.networks.iter().map(|n| json!({
             "name": n.name, "vni": n.vni, "port": n.port, "vtep_mac": n.vtep_mac.to_string(),
         })).collect::<Vec<_>>(),
         "workers": workers.collect::<Vec<_>>(),
@@ -85,15 +95,15 @@ fn extend(report: &mut Value, more: Value) {
     }
 }
 
-pub(crate) fn ports(server: &Server) -> Value {
-    let router = server.router.lock();
-    let problem = &server.agent.get().underlay_problem;
+pub(crate) fn ports(view: &View<'_>) -> Value {
+    let router = view.router.lock();
+    let problem = &view.agent.underlay_problem;
     let underlay = json!({
-        "id": 0, "name": "underlay", "interface": server.desired.config().underlay.interface,
+        "id": 0, "name": "underlay", "interface": view.config.underlay.interface,
         "state": if problem.is_none() { "up" } else { "down" }, "reason": problem,
     });
     let mut list = vec![port(&router, PortId::UNDERLAY, underlay)];
-    for pod in &server.agent.get().ports {
+    for pod in &view.agent.ports {
         list.push(port(&router, PortId(pod.id), json!(pod)));
     }
     // Ports that have gone for good, together: or the sums would not be those of all packets.
@@ -106,17 +116,15 @@ pub(crate) fn ports(server: &Server) -> Value {
     json!({ "ports": list })
 }
 
-pub(crate) fn routes(server: &Server) -> Value {
-    json!({ "routes": server.agent.get().routes })
+pub(crate) fn routes(view: &View<'_>) -> Value {
+    json!({ "routes": view.agent.routes })
 }
 
-pub(crate) fn drops(server: &Server) -> Value {
-    let router = server.router.lock();
+pub(crate) fn drops(view: &View<'_>) -> Value {
+    let router = view.router.lock();
     let mut names = vec![(PortId::UNDERLAY, "underlay".to_owned())];
     names.extend(
-        server
-            .agent
-            .get()
+        view.agent
             .ports
             .iter()
             .map(|p| (PortId(p.id), p.name.clone())),

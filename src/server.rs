@@ -15,10 +15,10 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 use viaduct_config::Config;
 use viaduct_control::{AgentHandle, StatusHandle};
 
-use crate::daemon::{port_options, route_options};
 use crate::desired::{Change, Desired, Kind};
+use crate::options::{port_options, route_options};
 use crate::plane::SharedRouter;
-use crate::report;
+use crate::report::{self, View};
 
 /// How long a client may take.
 const PATIENCE: Duration = Duration::from_secs(5);
@@ -26,9 +26,9 @@ const MAX_REQUEST: u64 = 64 << 10;
 
 pub(crate) struct Server {
     listener: UnixListener,
-    pub(crate) router: SharedRouter,
-    pub(crate) agent: StatusHandle,
-    pub(crate) desired: Desired,
+    router: SharedRouter,
+    agent: StatusHandle,
+    desired: Desired,
     handle: AgentHandle,
     hang_up: Signal,
 }
@@ -100,16 +100,24 @@ impl Server {
 
     async fn answer(&mut self, request: &str) -> Value {
         match request {
-            "status" => return report::status(self),
-            "ports" => return report::ports(self),
-            "routes" => return report::routes(self),
-            "drops" => return report::drops(self),
+            "status" => return report::status(&self.view()),
+            "ports" => return report::ports(&self.view()),
+            "routes" => return report::routes(&self.view()),
+            "drops" => return report::drops(&self.view()),
             _ => {}
         }
         let change = self.requested(request);
         match self.carry_out(change).await {
             Ok(()) => json!({ "done": true }),
             Err(error) => json!({ "error": format!("{error:#}") }),
+        }
+    }
+
+    fn view(&self) -> View<'_> {
+        View {
+            config: self.desired.config(),
+            router: &self.router,
+            agent: self.agent.get(),
         }
     }
 

@@ -29,5 +29,6 @@ pub use options::{
 };
 pub use slow_path::{SlowPathError, remove_slow_path};
 pub use status::{
-    AgentStatus, PortState, PortStatus, RouteState, RouteStatus, SlowPathStatus, StatusHandle,
+    AgentStatus, NextHopStatus, PortState, PortStatus, RouteState, RouteStatus, SlowPathStatus,
+    StatusHandle,
 };
