@@ -16,8 +16,8 @@ use tokio::io::AsyncWriteExt;
 use tokio::process::Command;
 use tracing::debug;
 
-use super::plan;
-use crate::options::NetworkOptions;
+use super::{guard, plan};
+use crate::options::{AgentOptions, NetworkOptions};
 
 const TABLE: &str = "viaduct";
 
@@ -29,7 +29,13 @@ const TABLE: &str = "viaduct";
 ///   a host port) between pods, gets the node's own overlay address. So the answer comes back to
 ///   this node's kernel, which can undo the translation, and not to a worker.
 /// - Pods' packets to the outside get the node's address, if asked for.
-pub(super) fn ruleset(network: &NetworkOptions, devices: &[&str], masquerade: bool) -> String {
+/// - Forged packets ([`guard`]).
+pub(super) fn ruleset(
+    options: &AgentOptions,
+    network: &NetworkOptions,
+    devices: &[&str],
+    masquerade: bool,
+) -> String {
     let quoted: Vec<String> = devices.iter().map(|name| format!("\"{name}\"")).collect();
     let device = format!("{{ {} }}", quoted.join(", "));
     let mut untracked = String::new();
@@ -57,9 +63,10 @@ pub(super) fn ruleset(network: &NetworkOptions, devices: &[&str], masquerade: bo
         }
     }
     format!(
-        "add table inet {TABLE}\ndelete table inet {TABLE}\ntable inet {TABLE} {{\n  \
+        "add table inet {TABLE}\ndelete table inet {TABLE}\ntable inet {TABLE} {{\n{}  \
          chain untracked {{\n    type filter hook prerouting priority raw; policy accept;\n{untracked}  }}\n  \
-         chain translated {{\n    type nat hook postrouting priority srcnat; policy accept;\n{translated}{outside}  }}\n}}\n"
+         chain translated {{\n    type nat hook postrouting priority srcnat; policy accept;\n{translated}{outside}  }}\n}}\n",
+        guard::chains(options, network)
     )
 }
 
@@ -121,9 +128,9 @@ impl Changes {
     }
 }
 
-/// The table as the kernel has it; none if there is none.
+/// The table as the kernel has it, counters apart; none if there is none.
 pub(super) async fn list() -> Option<String> {
-    nft(&["list", "table", "inet", TABLE], "").await.ok()
+    nft(&["-s", "list", "table", "inet", TABLE], "").await.ok()
 }
 
 /// Replaces the table, in one step.
@@ -193,7 +200,7 @@ mod tests {
     #[test]
     fn every_family_has_its_rules() {
         let options = testing::options();
-        let text = ruleset(&options.networks[0], &["viaduct.1"], true);
+        let text = ruleset(&options, &options.networks[0], &["viaduct.1"], true);
         for part in [
             "ip saddr { 10.42.0.0/16 } ip daddr { 10.42.0.0/16 } fib daddr type != local notrack",
             "snat ip to 10.42.1.0",
@@ -202,7 +209,7 @@ mod tests {
         ] {
             assert!(text.contains(part), "{part} in {text}");
         }
-        let without = ruleset(&options.networks[0], &["viaduct.1"], false);
+        let without = ruleset(&options, &options.networks[0], &["viaduct.1"], false);
         assert!(!without.contains("masquerade"));
     }
 

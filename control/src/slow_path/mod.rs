@@ -6,6 +6,7 @@
 //! else removed comes back.
 
 pub(crate) mod firewall;
+mod guard;
 mod plan;
 mod settings;
 
@@ -215,7 +216,7 @@ impl SlowPath {
         let found = kernel.entries(&interfaces).await?;
         self.bring_entries(kernel, &entries, &found).await;
         problems.extend(self.refused.values().cloned());
-        let ruleset = firewall::ruleset(network, &names, wanted.masquerade);
+        let ruleset = firewall::ruleset(options, network, &names, wanted.masquerade);
         problems.extend(self.bring_table(&ruleset, look).await);
         self.settled = true;
         Ok(problems)
