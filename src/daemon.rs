@@ -146,6 +146,7 @@ async fn serve(config: &Config) -> anyhow::Result<()> {
         host: BTreeSet::new(),
         ports: config.networks.iter().map(|n| n.port).collect(),
         vteps: BTreeSet::new(),
+        nodes: BTreeSet::new(),
         expects_native: config.underlay.xdp == XdpMode::Auto,
     };
     let agent = Agent::start(agent_options(config, &underlay), publisher, plane).await?;
@@ -181,8 +182,9 @@ async fn serve(config: &Config) -> anyhow::Result<()> {
 }
 
 fn open_pinholes(router: &mut Router, config: &Config) -> anyhow::Result<()> {
-    for network in &config.networks {
+    for (place, network) in config.networks.iter().enumerate() {
         let vni = vni(network.vni);
+        router.add_network(vni, place == 0)?;
         for prefix in &network.cluster_prefixes {
             router.add_cluster_prefix(vni, prefix.network(), prefix.prefix_len(), true)?;
         }

@@ -6,8 +6,8 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use ipnet::IpNet;
 use viaduct_control::kernel::LinkInfo;
-use viaduct_control::{DataPlane, DataPlaneError, OwnAddresses};
-use viaduct_encap::Vni;
+use viaduct_control::{DataPlane, DataPlaneError, OwnAddresses, PodSide};
+use viaduct_encap::{MacAddr, Vni};
 use viaduct_fib::PortId;
 use viaduct_router::{Router, XdpMode};
 
@@ -37,6 +37,8 @@ pub(crate) struct Plane {
     pub(crate) ports: BTreeSet<u16>,
     /// Where the networks' packets come in, as the pinholes know it.
     pub(crate) vteps: BTreeSet<(IpAddr, u16)>,
+    /// Where pods send no tunnel packets, as the XDP programs know it.
+    pub(crate) nodes: BTreeSet<(IpAddr, u16)>,
     /// Whether a worse XDP mode than the driver's is worth a word.
     pub(crate) expects_native: bool,
 }
@@ -84,13 +86,63 @@ impl DataPlane for Plane {
         Ok(())
     }
 
-    fn attach_port(&mut self, id: PortId, vni: Vni, link: &LinkInfo) -> Result<(), DataPlaneError> {
-        let attached = self
-            .router
-            .lock()
-            .attach(id, &link.name, link.index, Some(vni));
+    fn attach_port(
+        &mut self,
+        id: PortId,
+        pod: PodSide<'_>,
+        link: &LinkInfo,
+    ) -> Result<(), DataPlaneError> {
+        let pod = viaduct_router::PodSide {
+            vni: pod.vni,
+            mac: pod.mac,
+            addresses: pod.addresses.to_vec(),
+            carried: pod.carried,
+        };
+        let mut router = self.router.lock();
+        let attached = router.attach(id, &link.name, link.index, Some(pod));
         let attached = attached.map_err(DataPlaneError::new)?;
         tracing::info!(interface = link.name, mode = ?attached.mode, queues = attached.queues, zero_copy = attached.zero_copy, "port attached");
+        Ok(())
+    }
+
+    fn set_port_mac(&mut self, id: PortId, mac: MacAddr) -> Result<(), DataPlaneError> {
+        self.router
+            .lock()
+            .set_mac(id, mac)
+            .map_err(DataPlaneError::new)
+    }
+
+    fn set_origin(
+        &mut self,
+        vni: Vni,
+        prefix: IpNet,
+        vtep: Option<IpAddr>,
+    ) -> Result<(), DataPlaneError> {
+        let prefix = (prefix.network(), prefix.prefix_len());
+        let mut router = self.router.lock();
+        router
+            .set_origin(vni, prefix, vtep)
+            .map_err(DataPlaneError::new)
+    }
+
+    fn set_nodes(&mut self, addresses: &BTreeSet<IpAddr>) -> Result<(), DataPlaneError> {
+        let all = addresses
+            .iter()
+            .flat_map(|&node| self.ports.iter().map(move |&port| (node, port)));
+        let wanted: BTreeSet<(IpAddr, u16)> = all.collect();
+        let mut router = self.router.lock();
+        for &(node, port) in wanted.difference(&self.nodes) {
+            router
+                .set_node(node, port, true)
+                .map_err(DataPlaneError::new)?;
+        }
+        for &(node, port) in self.nodes.difference(&wanted) {
+            router
+                .set_node(node, port, false)
+                .map_err(DataPlaneError::new)?;
+        }
+        drop(router);
+        self.nodes = wanted;
         Ok(())
     }
 

@@ -41,7 +41,9 @@ pub(crate) fn status(view: &View<'_>) -> Value {
             "name": n.name, "vni": n.vni, "port": n.port, "vtep_mac": n.vtep_mac.to_string(),
         })).collect::<Vec<_>>(),
         "workers": workers.collect::<Vec<_>>(),
-        "xdp": { "redirected": outcomes.redirected, "passed": outcomes.passed, "stale": outcomes.stale, "closed": outcomes.closed },
+        "xdp": { "redirected": outcomes.redirected, "passed": outcomes.passed, "stale": outcomes.stale, "closed": outcomes.closed,
+            "spoofed": outcomes.spoofed, "unknown_vtep": outcomes.unknown_vtep,
+            "tunnel_from_pod": outcomes.tunnel_from_pod, "no_slow_path": outcomes.no_slow_path },
         "epoch": agent.epoch,
         "ports": agent.ports.len(),
         "routes": agent.routes.len(),
@@ -249,6 +251,17 @@ pub(crate) fn status_text(reply: &Value) -> String {
             field(reply, "xdp.redirected"),
             field(reply, "xdp.passed"),
             field(reply, "xdp.stale"),
+        ),
+    );
+    line(
+        &mut out,
+        "forged",
+        format!(
+            "{} with a source not the pod's, {} not the node's, {} tunnel packets from pods, {} of networks without a kernel's path",
+            field(reply, "xdp.spoofed"),
+            field(reply, "xdp.unknown_vtep"),
+            field(reply, "xdp.tunnel_from_pod"),
+            field(reply, "xdp.no_slow_path"),
         ),
     );
     line(&mut out, "kernel", slow_path_text(reply));

@@ -11,8 +11,8 @@ use std::time::Duration;
 
 use common::{Namespace, Testbed};
 use viaduct_encap::{MacAddr, Vni};
-use viaduct_fib::{Network, NetworkId, Port, PortId, Publisher, Update};
-use viaduct_router::{Router, RouterOptions, WorkerTotals};
+use viaduct_fib::{Network, NetworkId, Port, PortId, Publisher, ReaderFactory, Update};
+use viaduct_router::{PodSide, Router, RouterOptions, WorkerTotals};
 
 /// Calls of all threads: the test's own sleeps while workers are counted.
 static CALLS: AtomicU64 = AtomicU64::new(0);
@@ -105,6 +105,51 @@ fn turns_under_traffic(workers: u8) {
     assert!(output.status.success(), "{text}");
 }
 
+/// A router with both pods.
+fn router(readers: &ReaderFactory, macs: &[MacAddr]) -> Router {
+    let workers = std::env::var(WORKERS).expect("run by another test");
+    let workers: usize = workers.parse().expect("a number");
+    let options = RouterOptions {
+        workers,
+        cpus: None,
+        adaptive: true,
+        max_ports: 2,
+        heartbeat_timeout: Duration::from_millis(500),
+        xdp_mode: None,
+        max_queues: None,
+        fail_closed: false,
+        pins: std::env::var_os(PINS).expect("run by another test").into(),
+    };
+    let mut router = Router::start(options, readers).expect("a router");
+    let vni = Vni::new(1).expect("a VNI");
+    router
+        .add_cluster_prefix(vni, [10, 244, 0, 0].into(), 16, true)
+        .expect("a prefix");
+    let index = |name: &str| {
+        let output = Command::new("ip")
+            .args(["-j", "link", "show", name])
+            .output();
+        let links: serde_json::Value =
+            serde_json::from_slice(&output.expect("ip runs").stdout).expect("JSON");
+        u32::try_from(links[0]["ifindex"].as_u64().expect("an index")).expect("small")
+    };
+    router
+        .attach(PortId::UNDERLAY, "eth0", index("eth0"), None)
+        .expect("the underlay");
+    for (n, name) in (1u16..).zip(PODS) {
+        let pod = PodSide {
+            vni,
+            mac: macs[usize::from(n) - 1],
+            addresses: vec![[10, 244, 1, 1 + u8::try_from(n).expect("small")].into()],
+            carried: true,
+        };
+        router
+            .attach(PortId(n), name, index(name), Some(pod))
+            .expect("a pod");
+    }
+    router
+}
+
 /// Not by itself: [`turns_under_traffic`] runs it.
 #[test]
 #[ignore = "needs the namespace and the traffic of another test"]
@@ -149,40 +194,7 @@ fn counted_turns() {
     }
     publisher.publish().expect("published");
 
-    let workers = std::env::var(WORKERS).expect("run by another test");
-    let workers: usize = workers.parse().expect("a number");
-    let options = RouterOptions {
-        workers,
-        cpus: None,
-        adaptive: true,
-        max_ports: 2,
-        heartbeat_timeout: Duration::from_millis(500),
-        xdp_mode: None,
-        max_queues: None,
-        fail_closed: false,
-        pins: std::env::var_os(PINS).expect("run by another test").into(),
-    };
-    let mut router = Router::start(options, &readers).expect("a router");
-    let vni = Vni::new(1).expect("a VNI");
-    router
-        .add_cluster_prefix(vni, [10, 244, 0, 0].into(), 16, true)
-        .expect("a prefix");
-    let index = |name: &str| {
-        let output = Command::new("ip")
-            .args(["-j", "link", "show", name])
-            .output();
-        let links: serde_json::Value =
-            serde_json::from_slice(&output.expect("ip runs").stdout).expect("JSON");
-        u32::try_from(links[0]["ifindex"].as_u64().expect("an index")).expect("small")
-    };
-    router
-        .attach(PortId::UNDERLAY, "eth0", index("eth0"), None)
-        .expect("the underlay");
-    for (n, name) in (1u16..).zip(PODS) {
-        router
-            .attach(PortId(n), name, index(name), Some(vni))
-            .expect("a pod");
-    }
+    let router = router(&readers, &macs);
     let seen = |router: &Router| {
         let web = router.port_totals(PortId(1));
         let totals = router.worker_totals();
@@ -200,7 +212,7 @@ fn counted_turns() {
     assert!(ended.0 > began.0 + 100, "packets: {began:?} {ended:?}");
     assert!(ended.1 > began.1 + 20, "ICMP errors: {began:?} {ended:?}");
     assert!(ended.2 > began.2 + 20, "punts: {began:?} {ended:?}");
-    if workers > 1 {
+    if router.worker_totals().len() > 1 {
         let (began, ended) = (began.3, ended.3);
         assert!(ended.0 > began.0 + 100, "handed over: {began:?} {ended:?}");
         assert!(ended.1 > began.1 + 100, "taken over: {began:?} {ended:?}");

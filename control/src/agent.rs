@@ -140,6 +140,10 @@ impl<D: DataPlane> Agent<D> {
             resync_at: Instant::now() + RESYNC_INTERVAL,
             underlay_at: Instant::now() + UNDERLAY_INTERVAL,
         };
+        // The kernel may have to do with these rules very soon.
+        agent.note_macs();
+        agent.slow_path_at = agent.slow_path_at.map(|_| Instant::now());
+        agent.keep_slow_path().await;
         agent.probe().await;
         Ok(agent)
     }
@@ -341,9 +345,18 @@ impl<D: DataPlane> Agent<D> {
             warn!(%error, "will look again");
             self.resync_at = self.resync_at.min(now + ASK_AGAIN);
         }
+        self.note_macs();
         self.reconciler.publish_due(Instant::now());
         self.reconciler.report();
         self.probe().await;
+    }
+
+    /// Tells the kernel's path the pods' MACs.
+    fn note_macs(&mut self) {
+        let macs = self.reconciler.pod_macs();
+        if self.slow_path.as_mut().is_some_and(|it| it.set_macs(macs)) {
+            self.look_at_slow_path();
+        }
     }
 
     fn subscribe_again(&mut self, now: Instant) {

@@ -1,9 +1,11 @@
 //! What the control plane asks of the data plane.
 
+use std::collections::BTreeSet;
 use std::error::Error;
 use std::net::IpAddr;
 
-use viaduct_encap::Vni;
+use ipnet::IpNet;
+use viaduct_encap::{MacAddr, Vni};
 use viaduct_fib::PortId;
 
 use crate::kernel::LinkInfo;
@@ -45,7 +47,19 @@ pub trait DataPlane: Send {
     /// # Errors
     ///
     /// If that is not possible now. It is tried again later, unless the agent is just starting.
-    fn attach_port(&mut self, id: PortId, vni: Vni, link: &LinkInfo) -> Result<(), DataPlaneError>;
+    fn attach_port(
+        &mut self,
+        id: PortId,
+        pod: PodSide<'_>,
+        link: &LinkInfo,
+    ) -> Result<(), DataPlaneError>;
+
+    /// Notes that a pod has another MAC.
+    ///
+    /// # Errors
+    ///
+    /// If the XDP programs may not know.
+    fn set_port_mac(&mut self, id: PortId, mac: MacAddr) -> Result<(), DataPlaneError>;
 
     /// Undoes [`attach_port`](Self::attach_port). The interface may be gone.
     ///
@@ -73,6 +87,27 @@ pub trait DataPlane: Send {
     /// If the pinhole may still be open. The pod counts as expelled all the same.
     fn expel_pod(&mut self, vni: Vni, address: IpAddr) -> Result<(), DataPlaneError>;
 
+    /// Says which node's inner sources of this prefix are, none: nobody's. The kernel's path gets
+    /// no packets in which another node has them.
+    ///
+    /// # Errors
+    ///
+    /// If that is not possible now.
+    fn set_origin(
+        &mut self,
+        vni: Vni,
+        prefix: IpNet,
+        vtep: Option<IpAddr>,
+    ) -> Result<(), DataPlaneError>;
+
+    /// Has pods send no tunnel packets to these nodes, here and elsewhere, and no longer to those
+    /// of an earlier call.
+    ///
+    /// # Errors
+    ///
+    /// If that is not possible now, or in part.
+    fn set_nodes(&mut self, addresses: &BTreeSet<IpAddr>) -> Result<(), DataPlaneError>;
+
     /// Leaves packets to these addresses to the kernel, also inside the cluster's prefixes, and no
     /// longer those to addresses of an earlier call.
     ///
@@ -84,6 +119,19 @@ pub trait DataPlane: Send {
     /// Waits until every worker has begun a batch since the call, so that none still acts on what
     /// was published before. It must not wait for ever.
     fn quiesce(&mut self);
+}
+
+/// A pod, as far as its packets are checked in front of the workers.
+#[derive(Clone, Copy, Debug)]
+pub struct PodSide<'a> {
+    /// Its network.
+    pub vni: Vni,
+    /// Its own MAC.
+    pub mac: MacAddr,
+    /// Its own addresses.
+    pub addresses: &'a [IpAddr],
+    /// Whether the kernel carries its network, too.
+    pub carried: bool,
 }
 
 /// Why the data plane could not do what it was asked for. The text is shown to operators as it is,

@@ -21,7 +21,7 @@ mod status;
 mod testing;
 
 pub use agent::{Agent, AgentHandle};
-pub use data_plane::{DataPlane, DataPlaneError};
+pub use data_plane::{DataPlane, DataPlaneError, PodSide};
 pub use error::AgentError;
 pub use options::{
     AgentOptions, NetworkOptions, OptionsError, OwnAddresses, PortOptions, RouteOptions,

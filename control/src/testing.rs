@@ -1,12 +1,14 @@
 //! What the unit tests share: a node's options, and a data plane that only notes what it is asked.
 
+use std::collections::BTreeSet;
 use std::net::{IpAddr, Ipv4Addr};
 use std::sync::{Arc, Mutex};
 
+use ipnet::IpNet;
 use viaduct_encap::{MacAddr, Vni};
 use viaduct_fib::{NetworkId, PortId, Reader};
 
-use crate::data_plane::{DataPlane, DataPlaneError};
+use crate::data_plane::{DataPlane, DataPlaneError, PodSide};
 use crate::kernel::{LinkInfo, Neighbour, NeighbourState, RouteTo};
 use crate::observe::{ObservedPath, ObservedPort, ObservedUnderlay, ObservedVtep};
 use crate::options::{
@@ -208,7 +210,24 @@ impl DataPlane for Recorder {
 
     fn forget_port(&mut self, _: PortId) {}
 
-    fn attach_port(&mut self, id: PortId, _: Vni, link: &LinkInfo) -> Result<(), DataPlaneError> {
+    fn set_port_mac(&mut self, id: PortId, mac: MacAddr) -> Result<(), DataPlaneError> {
+        self.log.note(format!("mac {} {mac}", id.0))
+    }
+
+    fn set_origin(&mut self, _: Vni, _: IpNet, _: Option<IpAddr>) -> Result<(), DataPlaneError> {
+        Ok(())
+    }
+
+    fn set_nodes(&mut self, _: &BTreeSet<IpAddr>) -> Result<(), DataPlaneError> {
+        Ok(())
+    }
+
+    fn attach_port(
+        &mut self,
+        id: PortId,
+        _: PodSide<'_>,
+        link: &LinkInfo,
+    ) -> Result<(), DataPlaneError> {
         assert!(
             self.reader.load().port(id).is_some(),
             "attached before published"

@@ -2,16 +2,18 @@
 
 mod common;
 
+use std::collections::BTreeSet;
 use std::net::{IpAddr, Ipv4Addr};
 use std::sync::{Arc, Mutex};
 
 use common::{Namespace, eventually};
+use ipnet::IpNet;
 use tokio::sync::oneshot;
 use viaduct_control::kernel::{Kernel, LinkInfo};
 use viaduct_control::{
     Agent, AgentError, AgentOptions, DataPlane, DataPlaneError, NetworkOptions, OwnAddresses,
-    PortOptions, PortState, PortStatus, RouteOptions, RouteState, RouteStatus, StatusHandle,
-    UnderlayOptions,
+    PodSide, PortOptions, PortState, PortStatus, RouteOptions, RouteState, RouteStatus,
+    StatusHandle, UnderlayOptions,
 };
 use viaduct_encap::{MacAddr, Vni};
 use viaduct_fib::{NextHopState, PortId, Publisher, ReaderFactory, TunnelId};
@@ -61,7 +63,25 @@ impl DataPlane for Recorder {
 
     fn forget_port(&mut self, _: PortId) {}
 
-    fn attach_port(&mut self, id: PortId, _: Vni, link: &LinkInfo) -> Result<(), DataPlaneError> {
+    fn set_port_mac(&mut self, id: PortId, mac: MacAddr) -> Result<(), DataPlaneError> {
+        self.note(format!("mac {} {mac}", id.0));
+        Ok(())
+    }
+
+    fn set_origin(&mut self, _: Vni, _: IpNet, _: Option<IpAddr>) -> Result<(), DataPlaneError> {
+        Ok(())
+    }
+
+    fn set_nodes(&mut self, _: &BTreeSet<IpAddr>) -> Result<(), DataPlaneError> {
+        Ok(())
+    }
+
+    fn attach_port(
+        &mut self,
+        id: PortId,
+        _: PodSide<'_>,
+        link: &LinkInfo,
+    ) -> Result<(), DataPlaneError> {
         self.note(format!("attach {} {}", id.0, link.name));
         Ok(())
     }

@@ -35,11 +35,18 @@ pub(crate) const MAX_WORKERS: usize = 64;
 
 #[repr(C)]
 #[derive(Clone, Copy)]
-struct Device {
-    base: u32,
-    queues: u32,
-    workers: u32,
-    vni: u32,
+pub(crate) struct Device {
+    /// The first slot of the socket map.
+    pub(crate) base: u32,
+    /// Queues that have an owner.
+    pub(crate) queues: u32,
+    pub(crate) workers: u32,
+    /// A pod's network and MAC.
+    pub(crate) vni: u32,
+    pub(crate) mac: [u8; 6],
+    /// 1: of a network that the kernel does not carry.
+    pub(crate) alien: u8,
+    pub(crate) zero: u8,
 }
 
 #[repr(C)]
@@ -64,8 +71,17 @@ struct PrefixKey {
     address: [u8; 16],
 }
 
-// SAFETY: all four are plain data without padding (16, 20, 20 and 20 bytes).
+#[repr(C)]
+#[derive(Clone, Copy)]
+struct SourceKey {
+    ifindex: u32,
+    address: [u8; 16],
+}
+
+// SAFETY: all five are plain data without padding (24, 20, 20, 20 and 20 bytes).
 unsafe impl Pod for Device {}
+// SAFETY: as above.
+unsafe impl Pod for SourceKey {}
 // SAFETY: as above.
 unsafe impl Pod for Vtep {}
 // SAFETY: as above.
@@ -160,6 +176,15 @@ pub struct Outcomes {
     pub stale: u64,
     /// Dropped for the same reason, when nothing may pass unseen.
     pub closed: u64,
+    /// Dropped: a pod's packet to the kernel with a source, or a MAC, that is not its own, or a
+    /// router's message.
+    pub spoofed: u64,
+    /// Dropped: a tunnel's packet to the kernel whose inner source is not the sending node's.
+    pub unknown_vtep: u64,
+    /// Dropped: a pod's packet to the tunnels' port of a node.
+    pub tunnel_from_pod: u64,
+    /// Dropped: a packet of a network that only workers carry.
+    pub no_slow_path: u64,
 }
 
 /// The loaded programs, their maps, and their links.
@@ -292,26 +317,79 @@ impl Pinholes {
     }
 
     /// Tells the programs about a device, before it is attached.
-    pub(crate) fn set_device(
+    pub(crate) fn set_device(&mut self, ifindex: u32, device: Device) -> Result<(), RouterError> {
+        self.map::<HashMap<_, u32, Device>>("devices")?
+            .insert(ifindex, device, 0)
+            .map_err(|e| failed(format!("cannot register interface {ifindex}"))(chain(&e)))
+    }
+
+    /// What a pod may send from.
+    pub(crate) fn set_sources(
         &mut self,
         ifindex: u32,
-        base: u32,
-        queues: u32,
-        workers: u32,
-        vni: u32,
+        addresses: &[IpAddr],
     ) -> Result<(), RouterError> {
-        self.map::<HashMap<_, u32, Device>>("devices")?
-            .insert(
+        let mut sources = self.map::<HashMap<_, SourceKey, u32>>("sources")?;
+        for &address in addresses {
+            let key = SourceKey {
                 ifindex,
-                Device {
-                    base,
-                    queues,
-                    workers,
-                    vni,
-                },
-                0,
-            )
-            .map_err(|e| failed(format!("cannot register interface {ifindex}"))(chain(&e)))
+                address: mapped(address),
+            };
+            sources.insert(key, 1, 0).map_err(|e| {
+                failed(format!("cannot note the pod's address {address}"))(chain(&e))
+            })?;
+        }
+        Ok(())
+    }
+
+    pub(crate) fn remove_sources(&mut self, ifindex: u32, addresses: &[IpAddr]) {
+        if let Ok(mut sources) = self.map::<HashMap<_, SourceKey, u32>>("sources") {
+            for &address in addresses {
+                let address = mapped(address);
+                let _ = sources.remove(&SourceKey { ifindex, address });
+            }
+        }
+    }
+
+    /// One of our networks; `carried` by the kernel, too.
+    pub(crate) fn add_network(&mut self, vni: Vni, carried: bool) -> Result<(), RouterError> {
+        self.map::<HashMap<_, u32, u32>>("networks")?
+            .insert(vni.get(), u32::from(carried), 0)
+            .map_err(|e| failed(format!("cannot register network {}", vni.get()))(chain(&e)))
+    }
+
+    /// The node that an inner source belongs to; none: it is nobody's.
+    pub(crate) fn set_origin(
+        &mut self,
+        vni: Vni,
+        prefix: (IpAddr, u8),
+        vtep: Option<IpAddr>,
+    ) -> Result<(), RouterError> {
+        let (address, length) = prefix;
+        let key = prefix_key(vni, address, length);
+        let mut origins = self.map::<LpmTrie<_, PrefixKey, [u8; 16]>>("origins")?;
+        let done = match vtep {
+            Some(vtep) => origins.insert(&key, mapped(vtep), 0),
+            None => origins.remove(&key),
+        };
+        done.map_err(|e| failed(format!("cannot note whose {address}/{length} is"))(chain(&e)))
+    }
+
+    /// A place where tunnels end, or ended: pods send nothing there.
+    pub(crate) fn set_node(
+        &mut self,
+        address: IpAddr,
+        port: u16,
+        there: bool,
+    ) -> Result<(), RouterError> {
+        let mut nodes = self.map::<HashMap<_, Vtep, u32>>("nodes")?;
+        let key = vtep_key(address, port);
+        let done = if there {
+            nodes.insert(key, 1, 0)
+        } else {
+            nodes.remove(&key)
+        };
+        done.map_err(|e| failed(format!("cannot note the node {address}:{port}"))(chain(&e)))
     }
 
     pub(crate) fn remove_device(&mut self, ifindex: u32) {
@@ -394,6 +472,10 @@ impl Pinholes {
             passed: n(1),
             stale: n(2),
             closed: n(3),
+            spoofed: n(4),
+            unknown_vtep: n(5),
+            tunnel_from_pod: n(6),
+            no_slow_path: n(7),
         }
     }
 }

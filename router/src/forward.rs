@@ -124,6 +124,9 @@ fn from_pod(
     ingress: PortId,
 ) -> Stage<PortId> {
     let port = fib.port(ingress).ok_or(DropReason::UnknownPort)?;
+    if Ethernet::parse(frame.packet()).is_some_and(|sent| sent.source != port.mac) {
+        return Err(DropReason::SpoofedMac.into());
+    }
     let inner = parse(frame, port.network)?;
     // Source check: what a pod sends carries one of its own addresses.
     if fib.local(port.network, inner.ip.src) != Some(ingress) {

@@ -29,4 +29,4 @@ pub use forward::{
 };
 pub use frame::Frame;
 pub use reason::DropReason;
-pub use router::{Attached, MAX_MTU, Router, RouterOptions};
+pub use router::{Attached, MAX_MTU, PodSide, Router, RouterOptions};

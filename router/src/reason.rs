@@ -30,6 +30,7 @@ reasons! {
     VlanTagged "vlan-tagged" "A pod sent a frame with a VLAN tag.",
     Multicast "multicast" "Multicast and broadcast are not carried between pods.",
     SpoofedSource "spoofed-source" "A pod sent a packet whose source is not one of its addresses.",
+    SpoofedMac "spoofed-mac" "A pod sent a frame whose source is not its MAC.",
     HopLimitExceeded "hop-limit-exceeded" "The TTL or hop limit ran out at this node.",
     NoRoute "no-route" "No node is known to have the destination.",
     NextHopUnresolved "next-hop-unresolved" "The way to the destination's node is not resolved yet.",

@@ -12,6 +12,7 @@
 )]
 
 mod daemon;
+mod forge;
 mod namespace;
 mod ovs;
 mod pair;
@@ -31,6 +32,7 @@ use std::time::{Duration, Instant};
 use tempfile::TempDir;
 
 pub use daemon::Daemon;
+pub use forge::Ears;
 pub use namespace::{Namespace, Process};
 pub use ovs::OpenVswitch;
 pub use pair::Pair;

@@ -13,11 +13,12 @@ use viaduct_fib::{MAX_PORTS, NetworkId, PortId, Update};
 use super::Reconciler;
 use super::backoff::Backoff;
 use super::port::{DownReason, Port, State};
-use crate::data_plane::DataPlane;
+use crate::data_plane::{DataPlane, PodSide};
 use crate::error::AgentError;
 use crate::kernel::LinkInfo;
 use crate::observe::ObservedPort;
 use crate::options::{AgentOptions, NetworkOptions, PortOptions};
+use crate::slow_path::guard::PodMacs;
 
 /// How far a pod has come at the data plane.
 #[derive(Default)]
@@ -101,6 +102,15 @@ impl<D: DataPlane> Reconciler<D> {
     pub(crate) fn port_named(&self, interface: &str) -> Option<PortId> {
         let mut ports = self.ports.iter();
         ports.find_map(|(&id, port)| (port.options.interface == interface).then_some(id))
+    }
+
+    /// The MACs of pods that are up, by interface.
+    pub(crate) fn pod_macs(&self) -> PodMacs {
+        let up = self.ports.values().filter_map(|port| match port.state {
+            State::Up { port: up, .. } => Some((port.options.interface.clone(), up.mac)),
+            State::Down(_) => None,
+        });
+        up.collect()
     }
 
     /// All pods' ports.
@@ -258,6 +268,7 @@ impl<D: DataPlane> Reconciler<D> {
             return Ok(());
         };
         let vni = network.vni;
+        let carried = options.network == 0;
         let addresses = options.addresses.clone();
         self.publisher.apply(Update::PutPort { id, port })?;
         for &address in &addresses {
@@ -268,7 +279,13 @@ impl<D: DataPlane> Reconciler<D> {
             })?;
         }
         self.publish()?;
-        self.data_plane.attach_port(id, vni, link)?;
+        let pod = PodSide {
+            vni,
+            mac: port.mac,
+            addresses: &addresses,
+            carried,
+        };
+        self.data_plane.attach_port(id, pod, link)?;
         progress.attached = true;
         for &address in &addresses {
             self.data_plane.admit_pod(vni, address)?;
@@ -346,12 +363,16 @@ impl<D: DataPlane> Reconciler<D> {
         if seen == *port {
             return;
         }
+        let other_mac = mac != port.mac;
         *port = seen;
         let update = Update::PutPort { id, port: seen };
         info!(port = id.0, %mac, mtu = seen.mtu, "the pod's interface changed");
         match self.publisher.apply(update) {
             Ok(()) => self.publish_soon(now),
             Err(error) => error!(%error, "the table refuses the change"),
+        }
+        if other_mac && let Err(error) = self.data_plane.set_port_mac(id, mac) {
+            warn!(%error, "the kernel may not get the pod's packets");
         }
     }
 

@@ -126,6 +126,7 @@ impl<D: DataPlane> Reconciler<D> {
         self.drop_unused_tunnels()?;
         let vteps: BTreeSet<IpAddr> = self.tunnels.values().map(|tunnel| tunnel.vtep).collect();
         self.vteps.retain(|vtep, _| vteps.contains(vtep));
+        self.note_nodes();
         Ok(new)
     }
 
@@ -186,6 +187,7 @@ impl<D: DataPlane> Reconciler<D> {
         &mut self,
         wanted: BTreeMap<(NetworkId, IpNet), TunnelId>,
     ) -> Result<(), UpdateError> {
+        let mut origins = Vec::new();
         for (&(network, prefix), &tunnel) in &wanted {
             if self.remotes.get(&(network, prefix)) != Some(&tunnel) {
                 self.publisher.apply(Update::PutRemote {
@@ -193,14 +195,41 @@ impl<D: DataPlane> Reconciler<D> {
                     prefix,
                     tunnel,
                 })?;
+                let vtep = self.tunnels.get(&tunnel).map(|tunnel| tunnel.vtep);
+                origins.push((network, prefix, vtep));
             }
         }
         for &(network, prefix) in self.remotes.keys().filter(|key| !wanted.contains_key(key)) {
             self.publisher
                 .apply(Update::RemoveRemote { network, prefix })?;
+            origins.push((network, prefix, None));
         }
         self.remotes = wanted;
+        for (network, prefix, vtep) in origins {
+            self.set_origin(network, prefix, vtep);
+        }
         Ok(())
+    }
+
+    fn set_origin(&mut self, network: NetworkId, prefix: IpNet, vtep: Option<IpAddr>) {
+        let Some(options) = self.options.networks.get(usize::from(network.0)) else {
+            return;
+        };
+        if let Err(error) = self.data_plane.set_origin(options.vni, prefix, vtep) {
+            warn!(%error, "the kernel may not get what comes from there");
+        }
+    }
+
+    /// Tells the data plane where tunnels end, here and elsewhere.
+    pub(super) fn note_nodes(&mut self) {
+        let mut nodes: BTreeSet<IpAddr> = self.options.underlay.addresses.iter().collect();
+        for route in &self.options.routes {
+            nodes.insert(route.vtep);
+            nodes.extend(&route.addresses);
+        }
+        if let Err(error) = self.data_plane.set_nodes(&nodes) {
+            warn!(%error, "pods may be able to send tunnel packets");
+        }
     }
 
     fn drop_unused_tunnels(&mut self) -> Result<(), UpdateError> {

@@ -158,6 +158,7 @@ impl<D: DataPlane> Reconciler<D> {
         if let Err(error) = self.data_plane.set_own_addresses(all) {
             warn!(%error, "the workers may not get what comes for this node");
         }
+        self.note_nodes();
         if chosen == OwnAddresses::default() {
             let lost: Vec<String> = all.iter().map(|own| own.to_string()).collect();
             return Err(Unresolved::AddressesGone(lost.join(", ")));

@@ -16,7 +16,8 @@ use tokio::io::AsyncWriteExt;
 use tokio::process::Command;
 use tracing::debug;
 
-use super::{guard, plan};
+use super::guard::{self, PodMacs};
+use super::plan;
 use crate::options::{AgentOptions, NetworkOptions};
 
 const TABLE: &str = "viaduct";
@@ -32,6 +33,7 @@ const TABLE: &str = "viaduct";
 /// - Forged packets ([`guard`]).
 pub(super) fn ruleset(
     options: &AgentOptions,
+    macs: &PodMacs,
     network: &NetworkOptions,
     devices: &[&str],
     masquerade: bool,
@@ -66,7 +68,7 @@ pub(super) fn ruleset(
         "add table inet {TABLE}\ndelete table inet {TABLE}\ntable inet {TABLE} {{\n{}  \
          chain untracked {{\n    type filter hook prerouting priority raw; policy accept;\n{untracked}  }}\n  \
          chain translated {{\n    type nat hook postrouting priority srcnat; policy accept;\n{translated}{outside}  }}\n}}\n",
-        guard::chains(options, network)
+        guard::chains(options, network, macs)
     )
 }
 
@@ -200,7 +202,13 @@ mod tests {
     #[test]
     fn every_family_has_its_rules() {
         let options = testing::options();
-        let text = ruleset(&options, &options.networks[0], &["viaduct.1"], true);
+        let text = ruleset(
+            &options,
+            &PodMacs::new(),
+            &options.networks[0],
+            &["viaduct.1"],
+            true,
+        );
         for part in [
             "ip saddr { 10.42.0.0/16 } ip daddr { 10.42.0.0/16 } fib daddr type != local notrack",
             "snat ip to 10.42.1.0",
@@ -209,7 +217,13 @@ mod tests {
         ] {
             assert!(text.contains(part), "{part} in {text}");
         }
-        let without = ruleset(&options, &options.networks[0], &["viaduct.1"], false);
+        let without = ruleset(
+            &options,
+            &PodMacs::new(),
+            &options.networks[0],
+            &["viaduct.1"],
+            false,
+        );
         assert!(!without.contains("masquerade"));
     }
 

@@ -10,8 +10,12 @@ use std::fmt::Write as _;
 use std::net::IpAddr;
 
 use ipnet::IpNet;
+use viaduct_encap::MacAddr;
 
 use crate::options::{AgentOptions, NetworkOptions};
+
+/// The MACs of pods, by interface, as far as they are known.
+pub(crate) type PodMacs = BTreeMap<String, MacAddr>;
 
 /// Where things are behind the outer UDP header's first bit: UDP 8 bytes, VXLAN 8 (the VNI in its
 /// fifth to seventh), Ethernet 14, then IP (RFC 7348, section 5).
@@ -21,7 +25,7 @@ const V4_SOURCE_BIT: u32 = (8 + 8 + 14 + 12) * 8;
 const V6_SOURCE_BIT: u32 = (8 + 8 + 14 + 8) * 8;
 
 /// The chains' text, to stand inside the table.
-pub(super) fn chains(options: &AgentOptions, network: &NetworkOptions) -> String {
+pub(super) fn chains(options: &AgentOptions, network: &NetworkOptions, macs: &PodMacs) -> String {
     let mut text = String::new();
     let origins = origins(options);
     for (index, sources) in origins.values().enumerate() {
@@ -47,7 +51,7 @@ pub(super) fn chains(options: &AgentOptions, network: &NetworkOptions) -> String
         }
     }
     text += "    counter drop\n  }\n";
-    pods(&mut text, options);
+    pods(&mut text, options, macs);
     text += "  chain guard {\n    type filter hook prerouting priority raw - 10; policy accept;\n";
     if !options.ports.is_empty() {
         text += "    iifname vmap @ports\n";
@@ -100,7 +104,7 @@ fn inner_source(source: IpNet) -> String {
 }
 
 /// A set of pods' interfaces, one of what belongs to whom, and the chains that use them.
-fn pods(text: &mut String, options: &AgentOptions) {
+fn pods(text: &mut String, options: &AgentOptions, macs: &PodMacs) {
     if options.ports.is_empty() {
         return;
     }
@@ -118,6 +122,23 @@ fn pods(text: &mut String, options: &AgentOptions) {
         verdicts.collect::<Vec<_>>().join(", ")
     );
     let mut checks = String::new();
+    let known: Vec<String> = macs
+        .iter()
+        .map(|(interface, mac)| format!("\"{interface}\" . {mac}"))
+        .collect();
+    if !known.is_empty() {
+        let interfaces: Vec<String> = macs.keys().map(|name| format!("\"{name}\"")).collect();
+        let _ = writeln!(
+            text,
+            "  set pods_mac {{\n    type ifname . ether_addr\n    elements = {{ {} }}\n  }}",
+            known.join(", ")
+        );
+        let _ = writeln!(
+            checks,
+            "    iifname {{ {} }} iifname . ether saddr != @pods_mac counter drop",
+            interfaces.join(", ")
+        );
+    }
     for (family, kind, v4) in [("ip", "ipv4_addr", true), ("ip6", "ipv6_addr", false)] {
         let carried = options.ports.iter().filter(|pod| pod.network == 0);
         let own: Vec<String> = carried
@@ -216,8 +237,10 @@ mod tests {
     #[test]
     fn each_node_has_its_sources_and_each_pod_its_addresses() {
         let options = testing::options();
-        let text = chains(&options, &options.networks[0]);
+        let macs = PodMacs::from([("pod-a".into(), testing::mac(0x10))]);
+        let text = chains(&options, &options.networks[0], &macs);
         for part in [
+            "\"pod-a\" . 02:00:00:00:00:10",
             "192.0.2.2 : jump from_node_0",
             "@th,336,24 0xa2a02 accept",
             "@th,336,32 0xc0000202 accept",
@@ -234,7 +257,7 @@ mod tests {
         let mut options = testing::options();
         options.networks.push(options.networks[0].clone());
         options.ports[1].network = 1;
-        let text = chains(&options, &options.networks[0]);
+        let text = chains(&options, &options.networks[0], &PodMacs::new());
         assert!(text.contains("\"pod-b\" : jump strangers"), "{text}");
         assert!(!text.contains("\"pod-b\" . "), "{text}");
     }

@@ -6,7 +6,7 @@
 //! else removed comes back.
 
 pub(crate) mod firewall;
-mod guard;
+pub(crate) mod guard;
 mod plan;
 mod settings;
 
@@ -17,6 +17,7 @@ use std::time::{Duration, Instant};
 
 use tracing::{debug, info, warn};
 
+use self::guard::PodMacs;
 use self::plan::{Devices, Lower, PodLink};
 use self::settings::Settings;
 use crate::kernel::{
@@ -73,6 +74,8 @@ pub(crate) struct SlowPath {
     table: Option<String>,
     /// When to look at others' tables again.
     obstacles_at: Option<Instant>,
+    /// The pods' MACs, for the firewall.
+    macs: PodMacs,
     /// What the kernel refused, so that it is logged once.
     refused: BTreeMap<Entry, String>,
     status: SlowPathStatus,
@@ -95,6 +98,7 @@ impl SlowPath {
             devices: BTreeSet::new(),
             table: None,
             obstacles_at: None,
+            macs: PodMacs::new(),
             refused: BTreeMap::new(),
             status: SlowPathStatus::default(),
             settled: false,
@@ -104,6 +108,13 @@ impl SlowPath {
     /// Whether a change of this interface's neighbours may be one of ours.
     pub(crate) fn watches(&self, interface: u32) -> bool {
         self.devices.contains(&interface)
+    }
+
+    /// Takes over what the pods' MACs are; true if that is new.
+    pub(crate) fn set_macs(&mut self, macs: PodMacs) -> bool {
+        let new = macs != self.macs;
+        self.macs = macs;
+        new
     }
 
     pub(crate) fn status(&self) -> &SlowPathStatus {
@@ -216,7 +227,7 @@ impl SlowPath {
         let found = kernel.entries(&interfaces).await?;
         self.bring_entries(kernel, &entries, &found).await;
         problems.extend(self.refused.values().cloned());
-        let ruleset = firewall::ruleset(options, network, &names, wanted.masquerade);
+        let ruleset = firewall::ruleset(options, &self.macs, network, &names, wanted.masquerade);
         problems.extend(self.bring_table(&ruleset, look).await);
         self.settled = true;
         Ok(problems)

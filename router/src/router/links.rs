@@ -1,14 +1,15 @@
 //! Ports: sockets on every queue of a device, given to the workers, and XDP.
 
 use std::io;
+use std::net::IpAddr;
 use std::thread;
 use std::time::Duration;
 
-use viaduct_encap::Vni;
+use viaduct_encap::{MacAddr, Vni};
 use viaduct_fib::PortId;
 
 use super::{RING, Router};
-use crate::bpf::XdpMode;
+use crate::bpf::{Device, XdpMode};
 use crate::error::RouterError;
 use crate::sys::{self, Channels};
 use crate::worker::{Link, Message, Reply};
@@ -35,14 +36,26 @@ pub struct Attached {
     pub queues: u32,
     /// Transmit queues.
     pub tx_queues: u32,
-    /// Of a pod's network; the underlay has none.
-    pub vni: Option<Vni>,
+    /// What the pod is; the underlay is none.
+    pub pod: Option<PodSide>,
+}
+
+/// What the XDP programs know of a pod.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct PodSide {
+    /// Its network's.
+    pub vni: Vni,
+    /// Its own; nothing else is taken from it.
+    pub mac: MacAddr,
+    /// Likewise.
+    pub addresses: Vec<IpAddr>,
+    /// Whether the kernel carries its network, too.
+    pub carried: bool,
 }
 
 impl Router {
-    /// Binds sockets to every queue of a device, gives them to the workers and attaches XDP. `vni`
-    /// is that of a pod's network; the underlay has none. While there is no underlay, the pods'
-    /// packets are the kernel's.
+    /// Binds sockets to every queue of a device, gives them to the workers and attaches XDP. The
+    /// underlay has no `pod`. While there is no underlay, the pods' packets are the kernel's.
     ///
     /// # Errors
     /// Says what refused; the device is as it was.
@@ -51,11 +64,11 @@ impl Router {
         port: PortId,
         interface: &str,
         ifindex: u32,
-        vni: Option<Vni>,
+        pod: Option<PodSide>,
     ) -> Result<Attached, RouterError> {
         self.check_free(port, interface)?;
-        let channels = self.queues(interface, vni.is_none())?;
-        let links = self.bind(port, interface, channels, vni.is_none())?;
+        let channels = self.queues(interface, pod.is_none())?;
+        let links = self.bind(port, interface, channels, pod.is_none())?;
         let mut attached = Attached {
             interface: interface.to_owned(),
             ifindex,
@@ -66,13 +79,13 @@ impl Router {
                 .all(|x| x.granted() == Granted { zero_copy: true }),
             queues: channels.rx,
             tx_queues: channels.tx,
-            vni,
+            pod,
         };
         let given = self.register(port, &attached, links);
         match given.and_then(|()| self.run_xdp(&attached)) {
             Ok(mode) => attached.mode = mode,
             Err(e) => {
-                self.withdraw(port, ifindex);
+                self.withdraw(port, &attached);
                 return Err(e);
             }
         }
@@ -101,7 +114,7 @@ impl Router {
     }
 
     fn run_xdp(&mut self, to: &Attached) -> Result<XdpMode, RouterError> {
-        let program = match to.vni {
+        let program = match to.pod {
             Some(_) => "viaduct_pod",
             None => "viaduct_underlay",
         };
@@ -125,10 +138,34 @@ impl Router {
     /// Without queues that have an owner, the XDP programs leave everything to the kernel.
     fn set_device(&mut self, port: PortId, it: &Attached, open: bool) -> Result<(), RouterError> {
         let workers = u32::try_from(self.workers.len()).unwrap_or(1);
-        let queues = if open { it.queues } else { 0 };
-        let vni = it.vni.map_or(0, Vni::get);
-        self.pinholes
-            .set_device(it.ifindex, base(port), queues, workers, vni)
+        let pod = it.pod.as_ref();
+        let device = Device {
+            base: base(port),
+            queues: if open { it.queues } else { 0 },
+            workers,
+            vni: pod.map_or(0, |pod| pod.vni.get()),
+            mac: pod.map_or([0; 6], |pod| pod.mac.0),
+            alien: pod.map_or(0, |pod| u8::from(!pod.carried)),
+            zero: 0,
+        };
+        self.pinholes.set_device(it.ifindex, device)
+    }
+
+    /// Notes that a pod has another MAC.
+    ///
+    /// # Errors
+    /// When the XDP programs cannot be told.
+    pub fn set_mac(&mut self, port: PortId, mac: MacAddr) -> Result<(), RouterError> {
+        let open = self.attached(PortId::UNDERLAY).is_some();
+        let attached = self.ports.get_mut(usize::from(port.0));
+        let Some(attached) = attached.and_then(Option::as_mut) else {
+            return Ok(());
+        };
+        if let Some(pod) = &mut attached.pod {
+            pod.mac = mac;
+        }
+        let attached = attached.clone();
+        self.set_device(port, &attached, open)
     }
 
     /// Whether the device still has the queues that it had when it was attached.
@@ -217,6 +254,10 @@ impl Router {
             }
         }
         let underlay = self.attached(PortId::UNDERLAY).is_some();
+        if let Some(pod) = &attached.pod {
+            self.pinholes
+                .set_sources(attached.ifindex, &pod.addresses)?;
+        }
         self.set_device(port, attached, underlay || port == PortId::UNDERLAY)?;
         if let Some(sockets) = self.sockets.get_mut(usize::from(port.0)) {
             sockets.extend(links.iter().flat_map(|l| &l.queues).map(Xsk::fd));
@@ -253,16 +294,20 @@ impl Router {
             PortId::UNDERLAY => self.open_pods(false),
             _ => Ok(()),
         };
-        self.withdraw(port, attached.ifindex);
+        self.withdraw(port, &attached);
         self.pinholes.detach(attached.ifindex);
         closed
     }
 
-    fn withdraw(&mut self, port: PortId, ifindex: u32) {
+    fn withdraw(&mut self, port: PortId, attached: &Attached) {
         if let Some(sockets) = self.sockets.get_mut(usize::from(port.0)) {
             sockets.clear();
         }
-        self.pinholes.remove_device(ifindex);
+        self.pinholes.remove_device(attached.ifindex);
+        if let Some(pod) = &attached.pod {
+            self.pinholes
+                .remove_sources(attached.ifindex, &pod.addresses);
+        }
         // Those that hand over before those that send for them: what is handed over is sent.
         for worker in (0..self.workers.len()).rev() {
             // The sockets are closed here, then their frames can be counted back.

@@ -15,8 +15,8 @@ use crossbeam::queue::ArrayQueue;
 use viaduct_encap::Vni;
 use viaduct_fib::{PortId, ReaderFactory};
 
-pub use self::links::Attached;
 use self::links::QUEUES_PER_PORT;
+pub use self::links::{Attached, PodSide};
 use crate::bpf::{MAX_WORKERS, Outcomes, Pinholes, XdpMode};
 use crate::counters::{
     PortTotals, SocketTotals, WorkerCounters, WorkerTotals, port_totals, worker_totals,
@@ -257,6 +257,37 @@ impl Router {
     /// When it was not open.
     pub fn remove_vtep(&mut self, address: IpAddr, port: u16) -> Result<(), RouterError> {
         self.pinholes.remove_vtep(address, port)
+    }
+
+    /// Registers a network; `carried` by the kernel, too. Packets of others are the kernel's.
+    ///
+    /// # Errors
+    /// When the map is full.
+    pub fn add_network(&mut self, vni: Vni, carried: bool) -> Result<(), RouterError> {
+        self.pinholes.add_network(vni, carried)
+    }
+
+    /// Says which node a prefix (address and length) of a network belongs to, none if to nobody:
+    /// from others the kernel gets no packets with such inner sources.
+    ///
+    /// # Errors
+    /// When the map is full.
+    pub fn set_origin(
+        &mut self,
+        vni: Vni,
+        prefix: (IpAddr, u8),
+        vtep: Option<IpAddr>,
+    ) -> Result<(), RouterError> {
+        self.pinholes.set_origin(vni, prefix, vtep)
+    }
+
+    /// Says that tunnels end at this address and port, or no longer: the kernel gets no packets
+    /// to there from pods.
+    ///
+    /// # Errors
+    /// When the map is full.
+    pub fn set_node(&mut self, address: IpAddr, port: u16, there: bool) -> Result<(), RouterError> {
+        self.pinholes.set_node(address, port, there)
     }
 
     /// Opens the underlay's pinhole for a pod.
