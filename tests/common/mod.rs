@@ -217,9 +217,15 @@ impl Testbed {
             self.id,
             vtep_mac(n),
         );
+        // With several, each says its own.
+        let network = if setup.more.is_empty() {
+            ""
+        } else {
+            "network = \"default\"\n"
+        };
         for pod in pods {
             config += &format!(
-                "[[pods]]\ninterface = \"{}\"\naddresses = [\"{}\", \"{}\"]\n",
+                "[[pods]]\n{network}interface = \"{}\"\naddresses = [\"{}\", \"{}\"]\n",
                 pod.interface,
                 pod.v4(),
                 pod.v6()
@@ -227,13 +233,14 @@ impl Testbed {
         }
         for (peer, mac) in peers {
             config += &format!(
-                "[[routes]]\nprefixes = [\"10.244.{peer}.0/24\", \"fd00:10:244:{peer}::/64\"]\n\
+                "[[routes]]\n{network}prefixes = [\"10.244.{peer}.0/24\", \"fd00:10:244:{peer}::/64\"]\n\
                  addresses = [\"fd00:99::{peer}\", \"192.0.2.{peer}\"]\n\
                  vtep = \"{}\"\nvtep_mac = \"{mac}\"\n{}\n",
                 setup.vtep(*peer),
                 setup.route,
             );
         }
+        config += setup.more;
         let file = self.directory.path().join(format!("node-{n}.toml"));
         fs::write(&file, config).expect("the configuration is written");
         let mut daemon = Daemon {
@@ -282,6 +289,8 @@ pub struct Setup<'a> {
     pub vteps: &'a [(u8, &'a str)],
     /// Further lines of each `[[routes]]`.
     pub route: &'a str,
+    /// The end of the configuration: further networks, their pods and routes.
+    pub more: &'a str,
     /// Further arguments of `viaduct run`.
     pub arguments: &'a [&'a str],
     pub environment: &'a [(&'a str, &'a str)],

@@ -315,10 +315,14 @@ impl SlowPath {
         devices: &[&str],
         pods: &[PodLink<'_>],
     ) -> Vec<String> {
-        let names: Vec<&str> = pods.iter().map(|pod| pod.pod.interface.as_str()).collect();
-        let wanted = settings::wanted(&options.underlay.name, devices, &names, |name| {
+        let names = |carried: bool| -> Vec<&str> {
+            let of = pods.iter().filter(|pod| (pod.pod.network == 0) == carried);
+            of.map(|pod| pod.pod.interface.as_str()).collect()
+        };
+        let mut wanted = settings::wanted(&options.underlay.name, devices, &names(true), |name| {
             self.settings.original(name)
         });
+        settings::add_strangers(&mut wanted, &names(false));
         self.settings.apply(&wanted)
     }
 

@@ -169,10 +169,24 @@ pub(super) fn entries(
             entries.insert(Entry::Route { destination, way });
         }
     }
-    for pod in pods.iter().filter(|pod| pod.pod.network == 0) {
-        pod_entries(network, pod, pods, &mut entries);
+    for pod in pods {
+        if pod.pod.network == 0 {
+            pod_entries(network, pod, pods, &mut entries);
+        } else {
+            // Somebody has to answer for the gateway.
+            entries.extend(gateways(pod.index));
+        }
     }
     entries
+}
+
+/// The link-local gateways on a pod's interface. With the prefix, the pod's own link-local address
+/// is on this link.
+fn gateways(interface: u32) -> impl Iterator<Item = Entry> {
+    let v4 = IpNet::from(IpAddr::V4(GATEWAY_V4));
+    let both = [Some(v4), IpNet::new(GATEWAY_V6.into(), 64).ok()];
+    let both = both.into_iter().flatten();
+    both.map(move |address| Entry::Address { interface, address })
 }
 
 /// A pod's routes, and its gateways: link-local ones for pods with single addresses, the first
@@ -184,11 +198,8 @@ fn pod_entries(
     entries: &mut BTreeSet<Entry>,
 ) {
     let interface = this.index;
-    let mut gateways = vec![IpNet::from(IpAddr::V4(GATEWAY_V4))];
-    // With the prefix, the pod's own link-local address is on this link.
-    gateways.extend(IpNet::new(GATEWAY_V6.into(), 64));
-    gateways.extend(classic_gateways(network, pods).map(IpNet::from));
-    for address in gateways {
+    entries.extend(gateways(interface));
+    for address in classic_gateways(network, pods).map(IpNet::from) {
         entries.insert(Entry::Address { interface, address });
     }
     for &address in &this.pod.addresses {

@@ -82,6 +82,21 @@ pub(super) fn wanted(
     wanted
 }
 
+/// What the interfaces of pods need whose network the kernel does not carry: answers for their
+/// gateway, whose route back may be another network's, and nothing forwarded.
+pub(super) fn add_strangers(wanted: &mut Wanted, pods: &[&str]) {
+    for pod in pods {
+        for (name, value) in [
+            ("ipv4/conf/{}/rp_filter", "0"),
+            ("ipv4/conf/{}/forwarding", "0"),
+            ("ipv6/conf/{}/forwarding", "0"),
+            ("ipv6/conf/{}/accept_ra", "0"),
+        ] {
+            wanted.insert(name.replace("{}", pod), value);
+        }
+    }
+}
+
 /// The kernel forwards IPv6 only if it does so everywhere, or (Linux 6.17) where it is forced to.
 fn forward_v6(
     wanted: &mut Wanted,
