@@ -5,6 +5,7 @@ use viaduct_control::{
     AgentOptions, NetworkOptions, OwnAddresses, PortOptions, RouteOptions, SlowPathOptions,
     UnderlayOptions,
 };
+use viaduct_encap::ecn::Dscp;
 use viaduct_encap::{MacAddr, Vni};
 use viaduct_router::RouterOptions;
 
@@ -72,6 +73,7 @@ pub(crate) fn agent_options(config: &Config, underlay: &Underlay) -> AgentOption
         udp_port: n.port,
         vtep_mac: mac(n.vtep_mac),
         udp_checksum6: n.udp_checksum6,
+        dscp: n.dscp.map_or(Dscp::Copy, Dscp::Fixed),
         pod_prefixes: n.pod_prefixes.clone(),
         cluster_prefixes: n.cluster_prefixes.clone(),
     });

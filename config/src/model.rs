@@ -187,6 +187,8 @@ pub struct NetworkConfig {
     pub vtep_mac: Mac,
     /// Whether outer UDP checksums over IPv6 are computed, where a route says nothing else.
     pub udp_checksum6: bool,
+    /// DSCP of outer packets, 0 to 63; none: that of the inner packet.
+    pub dscp: Option<u8>,
     /// Prefixes of this node's pods, at least one, disjoint, each inside one of `cluster_prefixes`. No host bits.
     pub pod_prefixes: Vec<IpNet>,
     /// Prefixes of all nodes' pods, at least one. No host bits.

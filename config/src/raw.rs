@@ -78,6 +78,7 @@ pub(crate) struct Network {
     pub(crate) port: Option<Number>,
     pub(crate) vtep_mac: Option<Text>,
     pub(crate) udp_checksum6: Option<Text>,
+    pub(crate) dscp: Option<Text>,
     pub(crate) pod_prefixes: Option<List<String>>,
     pub(crate) cluster_prefixes: Option<List<String>>,
 }

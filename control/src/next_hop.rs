@@ -4,6 +4,7 @@
 
 use std::net::IpAddr;
 
+use viaduct_encap::ecn::Dscp;
 use viaduct_encap::{MacAddr, Tunnel, TunnelParams, Vni};
 use viaduct_fib::NextHopState;
 
@@ -92,6 +93,8 @@ pub(crate) struct TunnelEnds {
     pub(crate) udp_port: u16,
     /// Whether outer UDP checksums over IPv6 are computed.
     pub(crate) udp_checksum6: bool,
+    /// DSCP of outer packets.
+    pub(crate) dscp: Dscp,
     /// This node's VTEP MAC: the source of inner frames.
     pub(crate) local_mac: MacAddr,
     /// The other node's VTEP MAC: the destination of inner frames.
@@ -221,6 +224,7 @@ fn tunnel(
         inner_source_mac: ends.local_mac,
         inner_destination_mac: ends.remote_mac,
         hop_limit: HOP_LIMIT,
+        dscp: ends.dscp,
     }))
 }
 
@@ -239,6 +243,7 @@ pub(crate) fn overlay_mtu(underlay_mtu: u32, own: IpAddr, vni: Vni) -> u16 {
         inner_source_mac: MacAddr([0; 6]),
         inner_destination_mac: MacAddr([0; 6]),
         hop_limit: HOP_LIMIT,
+        dscp: Dscp::default(),
     });
     nowhere.room(u16::try_from(underlay_mtu).unwrap_or(u16::MAX))
 }

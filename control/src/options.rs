@@ -5,6 +5,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::path::PathBuf;
 
 use ipnet::IpNet;
+use viaduct_encap::ecn::Dscp;
 use viaduct_encap::{MacAddr, Vni};
 use viaduct_fib::{MAX_NETWORKS, MAX_PORTS};
 
@@ -142,6 +143,8 @@ pub struct NetworkOptions {
     pub vtep_mac: MacAddr,
     /// Whether the kernel's VXLAN device over IPv6 computes outer UDP checksums.
     pub udp_checksum6: bool,
+    /// DSCP of outer packets.
+    pub dscp: Dscp,
     /// What this node's pods have their addresses from. The first of each family also gives the
     /// source of ICMP errors.
     pub pod_prefixes: Vec<IpNet>,

@@ -49,6 +49,7 @@ pub(crate) fn options() -> AgentOptions {
             udp_port: 8472,
             vtep_mac: mac(0xa1),
             udp_checksum6: false,
+            dscp: viaduct_encap::ecn::Dscp::default(),
             pod_prefixes: prefixes(&["10.42.1.0/24", "fd00:42:1::/64"]),
             cluster_prefixes: prefixes(&["10.42.0.0/16", "fd00:42::/32"]),
         }],

@@ -161,6 +161,7 @@ fn options() -> AgentOptions {
             udp_port: 8472,
             vtep_mac: MacAddr([2, 0, 0, 0, 9, 1]),
             udp_checksum6: false,
+            dscp: viaduct_encap::ecn::Dscp::default(),
             pod_prefixes: vec!["10.42.1.0/24".parse().unwrap()],
             cluster_prefixes: vec!["10.42.0.0/16".parse().unwrap()],
         }],

@@ -9,10 +9,31 @@ const NOT_ECT: u8 = 0b00;
 const ECT_1: u8 = 0b01;
 const CE: u8 = 0b11;
 
-/// The outer TOS of an inner one: ECN copied (section 4.1), DSCP 0.
-#[inline]
-pub const fn outer_tos(inner_tos: u8) -> u8 {
-    inner_tos & MASK
+/// Which DSCP (RFC 2474) outer packets have.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Dscp {
+    /// The inner packet's: the underlay treats it as its sender wants (RFC 2983, uniform model).
+    Copy,
+    /// This one, 0 to 63, whatever the inner packet has (pipe model).
+    Fixed(u8),
+}
+
+impl Default for Dscp {
+    /// Best effort.
+    fn default() -> Self {
+        Self::Fixed(0)
+    }
+}
+
+impl Dscp {
+    /// The outer TOS (or traffic class) of an inner one: ECN copied (RFC 6040, section 4.1).
+    #[inline]
+    pub const fn outer_tos(self, inner_tos: u8) -> u8 {
+        match self {
+            Self::Copy => inner_tos,
+            Self::Fixed(dscp) => dscp << 2 | inner_tos & MASK,
+        }
+    }
 }
 
 /// Congestion was marked on the outer header of a packet whose sender does not
@@ -61,6 +82,16 @@ mod tests {
     use super::*;
     use crate::{IpPacket, ethernet};
     use etherparse::PacketBuilder;
+
+    #[test]
+    fn the_outer_dscp_is_copied_or_fixed_and_ecn_always_copied() {
+        for ecn in 0..4 {
+            let inner = 46 << 2 | ecn;
+            assert_eq!(Dscp::Copy.outer_tos(inner), inner);
+            assert_eq!(Dscp::Fixed(10).outer_tos(inner), 10 << 2 | ecn);
+            assert_eq!(Dscp::default().outer_tos(inner), ecn);
+        }
+    }
 
     /// RFC 6040, figure 4: rows inner (00, 10, 01, 11), columns outer the same.
     const TABLE: [[Option<u8>; 4]; 4] = [

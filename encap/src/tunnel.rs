@@ -14,6 +14,7 @@
 
 use std::net::IpAddr;
 
+use crate::ecn::Dscp;
 use crate::ethernet::{self, Ethernet};
 use crate::ip::UDP;
 use crate::{MacAddr, Vni, checksum, vxlan};
@@ -50,6 +51,8 @@ pub struct TunnelParams {
     pub inner_destination_mac: MacAddr,
     /// TTL or hop limit of the outer packet.
     pub hop_limit: u8,
+    /// DSCP of the outer packet.
+    pub dscp: Dscp,
 }
 
 /// The packet with its outer header would exceed 65,535 bytes, or there is no
@@ -62,6 +65,7 @@ pub struct TooLong;
 pub struct Tunnel {
     template: Template,
     udp_checksum6: bool,
+    dscp: Dscp,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -110,7 +114,14 @@ impl Tunnel {
         Self {
             template,
             udp_checksum6: params.udp_checksum6,
+            dscp: params.dscp,
         }
+    }
+
+    /// The outer TOS of a packet with this inner one.
+    #[inline]
+    pub const fn outer_tos(&self, inner_tos: u8) -> u8 {
+        self.dscp.outer_tos(inner_tos)
     }
 
     /// Bytes that a tunnel takes from the underlay's MTU: everything in front
@@ -289,6 +300,7 @@ pub(crate) mod tests {
             inner_source_mac: MacAddr([2, 0, 0, 0, 1, 1]),
             inner_destination_mac: MacAddr([2, 0, 0, 0, 1, 2]),
             hop_limit: 64,
+            dscp: Dscp::default(),
         }
     }
 

@@ -389,7 +389,7 @@ fn encapsulate(frame: &mut Frame<'_>, inner: &Inner, tunnel: &Tunnel) -> Stage<(
         .push(tunnel.header_len())
         .ok_or(DropReason::NoHeadroom)?;
     let source_port = flow::source_port(flow::flow_hash(&inner.ip));
-    let tos = ecn::outer_tos(inner.ip.tos);
+    let tos = tunnel.outer_tos(inner.ip.tos);
     tunnel
         .write(frame.packet(), inner.ether_type, source_port, tos)
         .map_err(|_| DropReason::TooBig)?;

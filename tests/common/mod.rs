@@ -209,13 +209,14 @@ impl Testbed {
              [slow_path]\n{}\n[runtime]\ndirectory = \"{}\"\nbpffs = \"{BPFFS}/{}\"\n\
              [[networks]]\nname = \"default\"\nvni = 1\nvtep_mac = \"{}\"\n\
              pod_prefixes = [\"10.244.{n}.0/24\", \"fd00:10:244:{n}::/64\"]\n\
-             cluster_prefixes = [\"10.244.0.0/16\", \"fd00:10:244::/48\"]\n",
+             cluster_prefixes = [\"10.244.0.0/16\", \"fd00:10:244::/48\"]\n{}\n",
             setup.underlay,
             setup.workers,
             setup.slow_path,
             self.directory.path().display(),
             self.id,
             vtep_mac(n),
+            setup.network,
         );
         // With several, each says its own.
         let network = if setup.more.is_empty() {
@@ -289,6 +290,8 @@ pub struct Setup<'a> {
     pub vteps: &'a [(u8, &'a str)],
     /// Further lines of each `[[routes]]`.
     pub route: &'a str,
+    /// Further lines of `[[networks]]`.
+    pub network: &'a str,
     /// The end of the configuration: further networks, their pods and routes.
     pub more: &'a str,
     /// Further arguments of `viaduct run`.

@@ -204,9 +204,10 @@ pub fn captured_packets<const N: usize>(
     work: impl FnOnce(),
 ) -> [usize; N] {
     let capture = bed.directory.path().join("underlay.pcap");
+    let _ = fs::remove_file(&capture);
     let mut tcpdump = node.switch.command("tcpdump");
     tcpdump
-        .args(["-U", "-i", &node.switch_port, "-w"])
+        .args(["-U", "--immediate-mode", "-i", &node.switch_port, "-w"])
         .arg(&capture)
         .stderr(Stdio::null());
     let mut tcpdump = tcpdump.spawn().expect("tcpdump runs");

@@ -6,7 +6,9 @@ use ipnet::IpNet;
 use toml::Spanned;
 
 use super::prefix::{self, PrefixTable};
-use super::values::{Once, label, mac, missing, number, required, required_list, udp_checksum6};
+use super::values::{
+    Once, dscp, label, mac, missing, number, required, required_list, udp_checksum6,
+};
 use crate::hint::did_you_mean;
 use crate::mac::derive_vtep_mac;
 use crate::model::{DEFAULT_UDP_PORT, NetworkConfig, UnderlayConfig};
@@ -70,6 +72,7 @@ pub(super) fn networks(
             vtep_mac: mac(raw.vtep_mac.as_ref(), problems)
                 .unwrap_or_else(|| derive_vtep_mac(node, vni)),
             udp_checksum6: udp_checksum6(raw.udp_checksum6.as_ref(), problems).unwrap_or(false),
+            dscp: dscp(raw.dscp.as_ref(), problems),
             pod_prefixes: Vec::new(),
             cluster_prefixes: Vec::new(),
             line: problems.line(&name.map_or(at.clone(), |(_, at)| at)),

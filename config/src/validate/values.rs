@@ -154,6 +154,29 @@ pub(super) fn udp_checksum6(value: Option<&Text>, problems: &mut Problems<'_>) -
     value.map(|value| choice(Some(value), "udp_checksum6", &choices, problems))
 }
 
+/// The DSCP of outer packets; none: copied.
+pub(super) fn dscp(value: Option<&Text>, problems: &mut Problems<'_>) -> Option<u8> {
+    let Some(value) = value else {
+        return Some(0);
+    };
+    let given = value.get_ref();
+    match given.as_str() {
+        "copy" => return None,
+        "clear" => return Some(0),
+        _ => {}
+    }
+    match given.parse::<u8>() {
+        Ok(dscp) if dscp < 64 => Some(dscp),
+        _ => {
+            let message = format!(
+                "`dscp` cannot be {given:?}; give one of copy, clear, or a number from \"0\" to \"63\""
+            );
+            problems.report(&value.span(), message);
+            Some(0)
+        }
+    }
+}
+
 /// An interface's name, by the rules of the kernel (`dev_valid_name` in net/core/dev.c; `IFNAMSIZ` is 16 with the
 /// closing zero). Control characters are refused, too: no tool shows them.
 pub(super) fn interface(name: &str, at: &Range<usize>, problems: &mut Problems<'_>) {

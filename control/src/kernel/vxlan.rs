@@ -32,6 +32,8 @@ pub struct VxlanSettings {
     pub zero_tx6: bool,
     /// Outer IPv6: takes UDP checksum 0.
     pub zero_rx6: bool,
+    /// The outer TOS, ECN apart; 1: the inner packet's.
+    pub tos: u8,
 }
 
 /// A VXLAN device.
@@ -161,6 +163,7 @@ fn attributes(settings: &VxlanSettings) -> Vec<InfoVxlan> {
         InfoVxlan::Id(settings.vni.get()),
         InfoVxlan::Port(settings.port),
         InfoVxlan::Learning(settings.learning),
+        InfoVxlan::Tos(settings.tos),
     ];
     all.extend(settings.lower.map(InfoVxlan::Link));
     match settings.local {
@@ -198,6 +201,7 @@ fn device(message: &LinkMessage, link: &LinkInfo) -> Option<VxlanDevice> {
         learning: false,
         zero_tx6: false,
         zero_rx6: false,
+        tos: 0,
     };
     for attribute in data? {
         match attribute {
@@ -206,6 +210,7 @@ fn device(message: &LinkMessage, link: &LinkInfo) -> Option<VxlanDevice> {
             InfoVxlan::Local(local) => settings.local = Some((*local).into()),
             InfoVxlan::Local6(local) => settings.local = Some((*local).into()),
             InfoVxlan::Link(index) if *index != 0 => settings.lower = Some(*index),
+            InfoVxlan::Tos(tos) => settings.tos = *tos,
             InfoVxlan::Learning(learning) => settings.learning = *learning,
             InfoVxlan::UDPZeroCsumTX(zero) => settings.zero_tx6 = *zero,
             InfoVxlan::UDPZeroCsumRX(zero) => settings.zero_rx6 = *zero,

@@ -162,6 +162,7 @@ impl<D: DataPlane> Reconciler<D> {
             vni: network.vni,
             udp_port: network.udp_port,
             udp_checksum6: route.udp_checksum6,
+            dscp: network.dscp,
             local_mac: network.vtep_mac,
             remote_mac: route.vtep_mac,
         };

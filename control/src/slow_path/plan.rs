@@ -5,6 +5,7 @@ use std::collections::BTreeSet;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use ipnet::IpNet;
+use viaduct_encap::ecn::Dscp;
 
 use crate::kernel::{Entry, LinkState, VxlanDevice, VxlanSettings, Way};
 use crate::next_hop::overlay_mtu;
@@ -67,6 +68,11 @@ pub(super) fn device(
         learning: false,
         zero_tx6: six && !network.udp_checksum6,
         zero_rx6: six,
+        tos: match network.dscp {
+            // What the kernel takes for "the inner packet's".
+            Dscp::Copy => 1,
+            Dscp::Fixed(dscp) => dscp << 2,
+        },
     };
     let state = LinkState {
         mac: network.vtep_mac,

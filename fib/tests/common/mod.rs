@@ -47,6 +47,7 @@ pub(crate) fn next_hop(node: u8) -> NextHop {
             inner_source_mac: MacAddr([2, 0, 0, 0, 3, 0]),
             inner_destination_mac: MacAddr([2, 0, 0, 0, 3, node]),
             hop_limit: 64,
+            dscp: viaduct_encap::ecn::Dscp::default(),
         })),
     }
 }

@@ -141,5 +141,6 @@ fn tunnel(outer_source: u8, outer_destination: u8) -> NextHopState {
         inner_source_mac: mac(0xa1),
         inner_destination_mac: mac(0xa2),
         hop_limit: 64,
+        dscp: viaduct_encap::ecn::Dscp::default(),
     }))
 }
