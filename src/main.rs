@@ -78,6 +78,18 @@ enum PortCommand {
         /// Its MAC; learned if not given
         #[arg(long)]
         mac: Option<String>,
+        /// What it may send, in bits a second
+        #[arg(long)]
+        egress_rate: Option<u64>,
+        /// What it may send at once, in bits
+        #[arg(long)]
+        egress_burst: Option<u64>,
+        /// What it may receive, in bits a second
+        #[arg(long)]
+        ingress_rate: Option<u64>,
+        /// What it may receive at once, in bits
+        #[arg(long)]
+        ingress_burst: Option<u64>,
         #[command(flatten)]
         ask: client::Ask,
     },
@@ -99,10 +111,16 @@ impl PortCommand {
                 name,
                 network,
                 mac,
+                egress_rate,
+                egress_burst,
+                ingress_rate,
+                ingress_burst,
                 ask,
             } => {
                 let entry = json!({
                     "interface": interface, "addresses": addresses, "name": name, "network": network, "mac": mac,
+                    "egress_rate": egress_rate, "egress_burst": egress_burst,
+                    "ingress_rate": ingress_rate, "ingress_burst": ingress_burst,
                 });
                 client::change(&json!({ "add": "port", "entry": entry }), &ask)
             }

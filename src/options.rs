@@ -1,12 +1,13 @@
 //! What the configuration says, as each plane wants to be told.
 
-use viaduct_config::{Config, Mac, OnExit, Polling, XdpMode};
+use viaduct_config::{Config, Mac, OnExit, Polling, RateConfig, XdpMode};
 use viaduct_control::{
     AgentOptions, NetworkOptions, OwnAddresses, PortOptions, RouteOptions, SlowPathOptions,
     UnderlayOptions,
 };
 use viaduct_encap::ecn::Dscp;
 use viaduct_encap::{MacAddr, Vni};
+use viaduct_fib::{Limits, Rate};
 use viaduct_router::RouterOptions;
 
 use crate::host::Underlay;
@@ -14,6 +15,10 @@ use crate::host::Underlay;
 /// The configuration checks that VNIs have 24 bits.
 pub(crate) fn vni(number: u32) -> Vni {
     Vni::new(number & 0xff_ffff).expect("masked to 24 bits")
+}
+
+fn rate(rate: RateConfig) -> Rate {
+    Rate::new(rate.bits_per_second, rate.burst_bits)
 }
 
 fn mac(mac: Mac) -> MacAddr {
@@ -49,6 +54,10 @@ pub(crate) fn port_options(config: &Config) -> Vec<PortOptions> {
         network: p.network,
         addresses: p.addresses.clone(),
         mac: p.mac.map(mac),
+        limits: Limits {
+            from_pod: p.egress.map(rate),
+            to_pod: p.ingress.map(rate),
+        },
     });
     ports.collect()
 }

@@ -179,6 +179,7 @@ fn counted_turns() {
             gateway_mac: MacAddr([2, 0, 0, 0, 3, 1]),
             mtu: 1450,
             identity: 0,
+            limits: viaduct_fib::Limits::default(),
         };
         let address = IpAddr::from([10, 244, 1, 1 + u8::try_from(n).expect("small")]);
         for update in [

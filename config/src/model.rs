@@ -197,6 +197,15 @@ pub struct NetworkConfig {
     pub line: usize,
 }
 
+/// How much a pod may send, or receive.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct RateConfig {
+    /// Bits a second, at least 1,000.
+    pub bits_per_second: u64,
+    /// Bits at once; what passes in 50 ms, and at least 8 frames of 1,514 bytes, when not given.
+    pub burst_bits: u64,
+}
+
 /// A pod of this node.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct PodConfig {
@@ -210,6 +219,10 @@ pub struct PodConfig {
     pub addresses: Vec<IpAddr>,
     /// Unicast; none when it is to be learned.
     pub mac: Option<Mac>,
+    /// What it may send; none when that is not limited.
+    pub egress: Option<RateConfig>,
+    /// What it may receive; none when that is not limited.
+    pub ingress: Option<RateConfig>,
     /// The line that names the interface, from 1.
     pub line: usize,
 }

@@ -91,6 +91,10 @@ pub(crate) struct Pod {
     pub(crate) network: Option<Text>,
     pub(crate) addresses: Option<List<String>>,
     pub(crate) mac: Option<Text>,
+    pub(crate) egress_rate: Option<Number>,
+    pub(crate) egress_burst: Option<Number>,
+    pub(crate) ingress_rate: Option<Number>,
+    pub(crate) ingress_burst: Option<Number>,
 }
 
 #[derive(Debug, Deserialize)]

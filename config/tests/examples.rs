@@ -80,6 +80,8 @@ fn the_reference_states_the_defaults() {
         "#queues",
         "#cpus",
         "#mac",
+        "#egress_",
+        "#ingress_",
         "#prefixes",
         "#addresses",
         "#vtep ",

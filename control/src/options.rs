@@ -7,7 +7,7 @@ use std::path::PathBuf;
 use ipnet::IpNet;
 use viaduct_encap::ecn::Dscp;
 use viaduct_encap::{MacAddr, Vni};
-use viaduct_fib::{MAX_NETWORKS, MAX_PORTS};
+use viaduct_fib::{Limits, MAX_NETWORKS, MAX_PORTS};
 
 /// The desired state: networks, pods and routes of this node.
 #[derive(Clone, Debug)]
@@ -166,6 +166,8 @@ pub struct PortOptions {
     pub addresses: Vec<IpAddr>,
     /// The pod's MAC; where it is not given, the kernel is asked.
     pub mac: Option<MacAddr>,
+    /// How much it may send and receive.
+    pub limits: Limits,
 }
 
 /// The way to another node's pods in one network.

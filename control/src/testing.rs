@@ -33,6 +33,7 @@ pub(crate) fn options() -> AgentOptions {
         network: 0,
         addresses: addresses.iter().map(|a| a.parse().unwrap()).collect(),
         mac: None,
+        limits: viaduct_fib::Limits::default(),
     };
     AgentOptions {
         underlay: UnderlayOptions {

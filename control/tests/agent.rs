@@ -171,6 +171,7 @@ fn options() -> AgentOptions {
             network: 0,
             addresses: vec!["10.42.1.10".parse().unwrap()],
             mac: None,
+            limits: viaduct_fib::Limits::default(),
         }],
         routes: vec![RouteOptions {
             network: 0,

@@ -37,6 +37,52 @@ pub struct Port {
     pub mtu: u16,
     /// The pod's identity number, for policies; 0 where none was given.
     pub identity: u32,
+    /// How much it may send and receive.
+    pub limits: Limits,
+}
+
+/// How much a pod may send and receive; what has no rate is not limited.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Limits {
+    /// What the pod sends ("egress").
+    pub from_pod: Option<Rate>,
+    /// What the pod receives ("ingress").
+    pub to_pod: Option<Rate>,
+}
+
+/// A rate with bursts, of Ethernet frames without checksum and preamble, as tc(8) counts them.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Rate {
+    bits_per_second: u64,
+    burst: u64,
+}
+
+impl Rate {
+    /// So many bits a second, at least 1, and so many at once.
+    #[must_use]
+    pub fn new(bits_per_second: u64, burst_bits: u64) -> Self {
+        let mut rate = Self {
+            bits_per_second: bits_per_second.max(1),
+            burst: 0,
+        };
+        rate.burst = rate.time_of(burst_bits);
+        rate
+    }
+
+    /// How long so many bits take, in nanoseconds.
+    #[inline]
+    pub fn time_of(&self, bits: u64) -> u64 {
+        const SECOND: u64 = 1_000_000_000;
+        bits.saturating_mul(SECOND)
+            .checked_div(self.bits_per_second)
+            .unwrap_or(u64::MAX)
+    }
+
+    /// How long a burst takes, in nanoseconds.
+    #[inline]
+    pub const fn burst(&self) -> u64 {
+        self.burst
+    }
 }
 
 /// The way to one other node.

@@ -16,7 +16,7 @@ mod publisher;
 mod reader;
 mod update;
 
-pub use entry::{Network, NextHop, NextHopState, Port, slot};
+pub use entry::{Limits, Network, NextHop, NextHopState, Port, Rate, slot};
 pub use fib::{Counts, Fib};
 pub use ids::{MAX_NETWORKS, MAX_PORTS, MAX_TUNNELS, NetworkId, PortId, TunnelId};
 pub use publisher::{Publisher, ReaderStuck};

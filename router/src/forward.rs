@@ -18,6 +18,7 @@ use viaduct_encap::{
 use viaduct_fib::{Fib, Network, NetworkId, NextHopState, Port, PortId, slot};
 
 use crate::frame::Frame;
+use crate::limit::{Direction, Limiter};
 use crate::reason::DropReason;
 
 /// The network that the kernel carries too (flannel's way): the first one.
@@ -33,6 +34,8 @@ pub struct Tick(pub u64);
 pub struct WorkerState {
     /// Transport checksums that were finished here.
     pub checksums_finished: u64,
+    /// What limited ports have had, shared with other workers.
+    pub(crate) limiter: Limiter,
 }
 
 /// What becomes of a frame.
@@ -104,12 +107,12 @@ pub fn forward(
     state: &mut WorkerState,
     frame: &mut Frame<'_>,
     ingress: PortId,
-    _tick: Tick,
+    tick: Tick,
 ) -> Verdict {
     let result = if ingress == PortId::UNDERLAY {
-        from_underlay(fib, state, frame)
+        from_underlay(fib, state, frame, tick)
     } else {
-        from_pod(fib, state, frame, ingress)
+        from_pod(fib, state, frame, ingress, tick)
     };
     match result {
         Ok(port) => Verdict::Send(port),
@@ -122,7 +125,9 @@ fn from_pod(
     state: &mut WorkerState,
     frame: &mut Frame<'_>,
     ingress: PortId,
+    tick: Tick,
 ) -> Stage<PortId> {
+    let sent = frame.len();
     let port = fib.port(ingress).ok_or(DropReason::UnknownPort)?;
     if Ethernet::parse(frame.packet()).is_some_and(|sent| sent.source != port.mac) {
         return Err(DropReason::SpoofedMac.into());
@@ -132,12 +137,22 @@ fn from_pod(
     if fib.local(port.network, inner.ip.src) != Some(ingress) {
         return Err(DropReason::SpoofedSource.into());
     }
+    let rate = port.limits.from_pod.as_ref();
+    let limiter = &state.limiter;
+    if !limiter.admit(ingress, Direction::FromPod, rate, sent, tick) {
+        return Err(DropReason::RateFromPod.into());
+    }
     let network = fib.network(port.network).ok_or(DropReason::UnknownVni)?;
     let way = route(fib, &inner)?;
-    transmit(state, frame, &inner, network, &way)
+    transmit(state, frame, &inner, network, &way, tick)
 }
 
-fn from_underlay(fib: &Fib, state: &mut WorkerState, frame: &mut Frame<'_>) -> Stage<PortId> {
+fn from_underlay(
+    fib: &Fib,
+    state: &mut WorkerState,
+    frame: &mut Frame<'_>,
+    tick: Tick,
+) -> Stage<PortId> {
     let outer = Outer::parse(frame.packet()).map_err(|_| DropReason::BadOuter)?;
     let network_id = fib
         .network_by_vni(outer.vni)
@@ -160,7 +175,8 @@ fn from_underlay(fib: &Fib, state: &mut WorkerState, frame: &mut Frame<'_>) -> S
     let port = fib.port(egress).ok_or(DropReason::UnknownPort)?;
     ecn::decapsulate(outer.tos, inner.ip.tos, frame.packet())
         .map_err(|_| DropReason::CongestionMarked)?;
-    transmit(state, frame, &inner, network, &Way::Local(egress, port))
+    let way = Way::Local(egress, port);
+    transmit(state, frame, &inner, network, &way, tick)
 }
 
 /// Sends a packet that this node made, an ICMP error or a fragment: routed, but
@@ -323,9 +339,18 @@ fn transmit(
     inner: &Inner,
     network: &Network,
     way: &Way<'_>,
+    tick: Tick,
 ) -> Stage<PortId> {
     let mtu = match way {
-        Way::Local(_, port) => port.mtu,
+        Way::Local(id, port) => {
+            let bytes = inner.ip.len.saturating_add(ethernet::HEADER_LEN);
+            let rate = port.limits.to_pod.as_ref();
+            let limiter = &state.limiter;
+            if !limiter.admit(*id, Direction::ToPod, rate, bytes, tick) {
+                return Err(DropReason::RateToPod.into());
+            }
+            port.mtu
+        }
         Way::Tunnel(tunnel) => tunnel.room(network.underlay_mtu),
     };
     if inner.ip.len > usize::from(mtu) {

@@ -13,6 +13,7 @@ mod counters;
 mod error;
 mod forward;
 mod frame;
+mod limit;
 mod reason;
 mod router;
 mod sys;

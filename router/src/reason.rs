@@ -31,6 +31,8 @@ reasons! {
     Multicast "multicast" "Multicast and broadcast are not carried between pods.",
     SpoofedSource "spoofed-source" "A pod sent a packet whose source is not one of its addresses.",
     SpoofedMac "spoofed-mac" "A pod sent a frame whose source is not its MAC.",
+    RateFromPod "rate-from-pod" "The pod sent more than its egress rate.",
+    RateToPod "rate-to-pod" "More came for the pod than its ingress rate.",
     HopLimitExceeded "hop-limit-exceeded" "The TTL or hop limit ran out at this node.",
     NoRoute "no-route" "No node is known to have the destination.",
     NextHopUnresolved "next-hop-unresolved" "The way to the destination's node is not resolved yet.",

@@ -2,16 +2,16 @@
 
 use std::collections::HashMap;
 use std::net::IpAddr;
-use std::ops::Range;
+use std::ops::{Range, RangeInclusive};
 
 use ipnet::IpNet;
 use toml::Spanned;
 
 use super::networks::{Checked, PodPrefix, resolve};
 use super::prefix::{PrefixTable, special_use};
-use super::values::{Once, interface, label, mac, required, required_list};
-use crate::model::{PodConfig, UnderlayConfig};
-use crate::raw::Pod;
+use super::values::{Once, interface, label, mac, number, required, required_list};
+use crate::model::{PodConfig, RateConfig, UnderlayConfig};
+use crate::raw::{Number, Pod};
 use crate::source::Problems;
 
 /// Who has an address: network and address to the line.
@@ -79,10 +79,42 @@ pub(super) fn pods(
             network: network.map_or(0, |(index, _)| index),
             addresses,
             mac: mac(raw.mac.as_ref(), problems),
+            egress: rate(
+                (raw.egress_rate.as_ref(), "egress_rate"),
+                (raw.egress_burst.as_ref(), "egress_burst"),
+                problems,
+            ),
+            ingress: rate(
+                (raw.ingress_rate.as_ref(), "ingress_rate"),
+                (raw.ingress_burst.as_ref(), "ingress_burst"),
+                problems,
+            ),
             line: problems.line(&device.map_or(at, |(_, at)| at)),
         });
     }
     pods
+}
+
+/// A rate with its burst, each with its key.
+fn rate(
+    (rate, rate_key): (Option<&Number>, &str),
+    (burst, burst_key): (Option<&Number>, &str),
+    problems: &mut Problems<'_>,
+) -> Option<RateConfig> {
+    // A terabit a second; a burst of 16 Gbit, the most that 64 bits can time at 1 kbit/s.
+    const RATES: RangeInclusive<u64> = 1_000..=1_000_000_000_000;
+    const BURSTS: RangeInclusive<u64> = 12_112..=16_000_000_000;
+    let burst_bits = number(burst, burst_key, &BURSTS, problems);
+    if let (None, Some(burst)) = (rate, burst) {
+        let message = format!("`{burst_key}` without `{rate_key}` limits nothing; give both");
+        problems.report(&burst.span(), message);
+    }
+    let bits_per_second = number(rate, rate_key, &RATES, problems)?;
+    let usual = (bits_per_second / 20).clamp(8 * *BURSTS.start(), *BURSTS.end());
+    Some(RateConfig {
+        bits_per_second,
+        burst_bits: burst_bits.unwrap_or(usual),
+    })
 }
 
 fn addresses(

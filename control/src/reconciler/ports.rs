@@ -8,7 +8,7 @@ use std::time::Instant;
 
 use tracing::{debug, error, info, warn};
 use viaduct_encap::MacAddr;
-use viaduct_fib::{MAX_PORTS, NetworkId, PortId, Update};
+use viaduct_fib::{Limits, MAX_PORTS, NetworkId, PortId, Update};
 
 use super::Reconciler;
 use super::backoff::Backoff;
@@ -226,8 +226,9 @@ impl<D: DataPlane> Reconciler<D> {
         self.check_link(link)?;
         let gateway_mac = link.mac.ok_or(DownReason::NoGatewayMac)?;
         let mac = observed.mac.ok_or(DownReason::NoMac)?;
-        let network = self.ports.get(&id).map(|port| port.network);
-        let port = in_table(network.ok_or(DownReason::New)?, mac, gateway_mac, link);
+        let wanted = self.ports.get(&id).ok_or(DownReason::New)?;
+        let limits = wanted.options.limits;
+        let port = in_table(wanted.network, limits, mac, gateway_mac, link);
         let mut progress = Progress::default();
         if let Err(reason) = self.advance(id, link, port, &mut progress) {
             self.retreat(id, &progress, now);
@@ -359,7 +360,7 @@ impl<D: DataPlane> Reconciler<D> {
         // What cannot be seen for the moment stays as it was.
         let mac = observed.mac.unwrap_or(port.mac);
         let gateway_mac = link.mac.unwrap_or(port.gateway_mac);
-        let seen = in_table(port.network, mac, gateway_mac, link);
+        let seen = in_table(port.network, port.limits, mac, gateway_mac, link);
         if seen == *port {
             return;
         }
@@ -420,6 +421,7 @@ impl<D: DataPlane> Reconciler<D> {
 
 fn in_table(
     network: NetworkId,
+    limits: Limits,
     mac: MacAddr,
     gateway_mac: MacAddr,
     link: &LinkInfo,
@@ -430,5 +432,6 @@ fn in_table(
         gateway_mac,
         mtu: u16::try_from(link.mtu).unwrap_or(u16::MAX),
         identity: 0,
+        limits,
     }
 }

@@ -22,6 +22,7 @@ use crate::counters::{
     PortTotals, SocketTotals, WorkerCounters, WorkerTotals, port_totals, worker_totals,
 };
 use crate::error::RouterError;
+use crate::limit::Limiter;
 use crate::tun::Tun;
 use crate::worker::{
     MIN_QUOTA, Mailbox, Message, RESERVE, Reply, Shared, Worker, WorkerParts, mailboxes,
@@ -87,6 +88,7 @@ pub struct Router {
     /// By port: its sockets, which stay open until the port is withdrawn.
     sockets: Vec<Vec<RawFd>>,
     tun: Arc<Tun>,
+    limiter: Limiter,
     /// By port: what others have carried that had its number.
     retired: Vec<PortTotals>,
     /// Number of the message to a worker that was sent last.
@@ -128,6 +130,7 @@ impl Router {
             .map_err(|e| RouterError::new("cannot prepare the workers", e.to_string()))?;
         let mut router = Self {
             tun: Arc::new(tun),
+            limiter: Limiter::new(ports),
             workers: Vec::new(),
             mailboxes,
             ports: vec![None; ports],
@@ -176,6 +179,7 @@ impl Router {
             area,
             frames,
             ports,
+            limiter: self.limiter.clone(),
             tun: Arc::clone(&self.tun),
             beats: (0..self.options.workers)
                 .map(|worker| self.pinholes.beat(worker))

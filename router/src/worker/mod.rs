@@ -26,6 +26,7 @@ pub(crate) use self::io::{Link, MIN_QUOTA, RESERVE};
 use crate::bpf::Beat;
 use crate::counters::WorkerCounters;
 use crate::forward::{Tick, Verdict, WorkerState, forward};
+use crate::limit::Limiter;
 use crate::reason::DropReason;
 use crate::sys::{self, Sleeper};
 use crate::tun::Tun;
@@ -94,6 +95,8 @@ pub(crate) struct WorkerParts {
     pub(crate) area: Area,
     pub(crate) frames: Vec<FrameId>,
     pub(crate) ports: usize,
+    /// Of all workers.
+    pub(crate) limiter: Limiter,
     pub(crate) tun: Arc<Tun>,
     /// Of all workers.
     pub(crate) beats: Vec<Beat>,
@@ -108,7 +111,10 @@ impl Worker {
             io: Io::new(parts.shared, parts.area, parts.frames, parts.ports, handoff),
             reader: parts.reader,
             exceptions: Exceptions::new(parts.ports, parts.tun, parts.index),
-            state: WorkerState::default(),
+            state: WorkerState {
+                limiter: parts.limiter,
+                ..WorkerState::default()
+            },
             beats: parts.beats,
             index: parts.index,
             heartbeat_timeout: parts.heartbeat_timeout,

@@ -1,0 +1,162 @@
+//! Rates of ports, kept by all workers together.
+#![deny(
+    clippy::indexing_slicing,
+    clippy::arithmetic_side_effects,
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic
+)]
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use viaduct_fib::{PortId, Rate};
+
+use crate::forward::Tick;
+
+/// Attempts against other workers at one bucket; a packet that loses all of them passes.
+const ATTEMPTS: usize = 8;
+
+/// A leaky bucket as a point in time: when all that was let through would have passed at its rate
+/// (the "theoretical arrival time" of ITU-T I.371's generic cell rate algorithm).
+#[derive(Debug, Default)]
+struct Bucket(AtomicU64);
+
+impl Bucket {
+    /// Whether a frame of so many bytes may pass now; then it is counted. One that is longer than
+    /// a burst may when there is nothing before it.
+    #[inline]
+    fn admit(&self, rate: &Rate, bytes: usize, now: Tick) -> bool {
+        let time = rate.time_of(u64::try_from(bytes).unwrap_or(u64::MAX).saturating_mul(8));
+        let mut full_until = self.0.load(Ordering::Relaxed);
+        for _ in 0..ATTEMPTS {
+            let after = full_until.max(now.0).saturating_add(time);
+            if after.saturating_sub(now.0) > rate.burst().max(time) {
+                return false;
+            }
+            match self.0.compare_exchange_weak(
+                full_until,
+                after,
+                Ordering::Relaxed,
+                Ordering::Relaxed,
+            ) {
+                Ok(_) => return true,
+                Err(seen) => full_until = seen,
+            }
+        }
+        true
+    }
+}
+
+/// Of packets, as a pod sees itself.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Direction {
+    FromPod,
+    ToPod,
+}
+
+/// Both directions of a port, on a cache line of their own.
+#[derive(Debug, Default)]
+#[repr(align(64))]
+struct Buckets {
+    from_pod: Bucket,
+    to_pod: Bucket,
+}
+
+/// All ports' buckets. Only those of limited ports are ever touched.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Limiter(Arc<[Buckets]>);
+
+impl Limiter {
+    pub(crate) fn new(ports: usize) -> Self {
+        Self((0..ports).map(|_| Buckets::default()).collect())
+    }
+
+    /// Whether a frame of so many bytes may pass a port now.
+    #[inline]
+    pub(crate) fn admit(
+        &self,
+        port: PortId,
+        direction: Direction,
+        rate: Option<&Rate>,
+        bytes: usize,
+        now: Tick,
+    ) -> bool {
+        let Some(rate) = rate else {
+            return true;
+        };
+        let Some(buckets) = self.0.get(usize::from(port.0)) else {
+            return true;
+        };
+        let bucket = match direction {
+            Direction::FromPod => &buckets.from_pod,
+            Direction::ToPod => &buckets.to_pod,
+        };
+        bucket.admit(rate, bytes, now)
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::arithmetic_side_effects, reason = "a test may fail")]
+mod tests {
+    use super::*;
+
+    const MS: u64 = 1_000_000;
+
+    /// How many of the frames, one each `gap` ns for a second, pass.
+    fn passed(bucket: &Bucket, rate: &Rate, bytes: usize, gap: u64) -> u64 {
+        let times = (0..1000 * MS).step_by(usize::try_from(gap).unwrap_or(1));
+        let admitted = times.filter(|&at| bucket.admit(rate, bytes, Tick(5000 * MS + at)));
+        u64::try_from(admitted.count()).unwrap_or(0)
+    }
+
+    #[test]
+    fn what_is_too_much_is_cut_to_the_rate_and_a_burst() {
+        // 8 Mbit/s are 1,000 frames of 1,000 bytes; a burst of 80,000 bits is 10 more.
+        let rate = Rate::new(8_000_000, 80_000);
+        assert_eq!(passed(&Bucket::default(), &rate, 1000, 100_000), 1010 - 1);
+        // What keeps to it passes whole.
+        assert_eq!(passed(&Bucket::default(), &rate, 1000, MS), 1000);
+    }
+
+    #[test]
+    fn time_without_packets_is_no_more_than_a_burst() {
+        let rate = Rate::new(8_000_000, 80_000);
+        let bucket = Bucket::default();
+        assert!(bucket.admit(&rate, 1000, Tick(MS)));
+        let at_once = (0..100).filter(|_| bucket.admit(&rate, 1000, Tick(900_000 * MS)));
+        assert_eq!(at_once.count(), 10);
+    }
+
+    #[test]
+    fn a_frame_longer_than_a_burst_passes_alone() {
+        let rate = Rate::new(1000, 1);
+        let bucket = Bucket::default();
+        assert!(bucket.admit(&rate, 1500, Tick(0)));
+        assert!(!bucket.admit(&rate, 1500, Tick(11_000 * MS)));
+        assert!(bucket.admit(&rate, 1500, Tick(12_000 * MS)));
+    }
+
+    #[test]
+    fn workers_share_a_bucket() {
+        let rate = Rate::new(8_000_000, 800_000);
+        let limiter = Limiter::new(2);
+        let count = |limiter: &Limiter| {
+            (0..1000)
+                .filter(|_| limiter.admit(PortId(1), Direction::ToPod, Some(&rate), 1000, Tick(0)))
+                .count()
+        };
+        let (one, two) = (limiter.clone(), limiter.clone());
+        let other = std::thread::spawn(move || count(&one));
+        let sum = count(&two) + other.join().unwrap_or(0);
+        assert!((100..110).contains(&sum), "{sum} of 100");
+        assert!(
+            limiter.admit(PortId(1), Direction::FromPod, Some(&rate), 1000, Tick(0)),
+            "the other direction"
+        );
+        assert!(
+            limiter.admit(PortId(1), Direction::ToPod, None, 1000, Tick(0)),
+            "without a rate"
+        );
+    }
+}
