@@ -110,7 +110,7 @@ pub fn forward(
     tick: Tick,
 ) -> Verdict {
     let result = if ingress == PortId::UNDERLAY {
-        from_underlay(fib, state, frame, tick)
+        from_underlay(fib, state, frame)
     } else {
         from_pod(fib, state, frame, ingress, tick)
     };
@@ -144,15 +144,10 @@ fn from_pod(
     }
     let network = fib.network(port.network).ok_or(DropReason::UnknownVni)?;
     let way = route(fib, &inner)?;
-    transmit(state, frame, &inner, network, &way, tick)
+    transmit(state, frame, &inner, network, &way)
 }
 
-fn from_underlay(
-    fib: &Fib,
-    state: &mut WorkerState,
-    frame: &mut Frame<'_>,
-    tick: Tick,
-) -> Stage<PortId> {
+fn from_underlay(fib: &Fib, state: &mut WorkerState, frame: &mut Frame<'_>) -> Stage<PortId> {
     let outer = Outer::parse(frame.packet()).map_err(|_| DropReason::BadOuter)?;
     let network_id = fib
         .network_by_vni(outer.vni)
@@ -175,8 +170,7 @@ fn from_underlay(
     let port = fib.port(egress).ok_or(DropReason::UnknownPort)?;
     ecn::decapsulate(outer.tos, inner.ip.tos, frame.packet())
         .map_err(|_| DropReason::CongestionMarked)?;
-    let way = Way::Local(egress, port);
-    transmit(state, frame, &inner, network, &way, tick)
+    transmit(state, frame, &inner, network, &Way::Local(egress, port))
 }
 
 /// Sends a packet that this node made, an ICMP error or a fragment: routed, but
@@ -339,18 +333,9 @@ fn transmit(
     inner: &Inner,
     network: &Network,
     way: &Way<'_>,
-    tick: Tick,
 ) -> Stage<PortId> {
     let mtu = match way {
-        Way::Local(id, port) => {
-            let bytes = inner.ip.len.saturating_add(ethernet::HEADER_LEN);
-            let rate = port.limits.to_pod.as_ref();
-            let limiter = &state.limiter;
-            if !limiter.admit(*id, Direction::ToPod, rate, bytes, tick) {
-                return Err(DropReason::RateToPod.into());
-            }
-            port.mtu
-        }
+        Way::Local(_, port) => port.mtu,
         Way::Tunnel(tunnel) => tunnel.room(network.underlay_mtu),
     };
     if inner.ip.len > usize::from(mtu) {

@@ -13,9 +13,13 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use viaduct_fib::{PortId, Rate};
 
 use crate::forward::Tick;
+use crate::router::MAX_MTU;
 
 /// Attempts against other workers at one bucket; a packet that loses all of them passes.
 const ATTEMPTS: usize = 8;
+
+/// Bits of the longest frame that a pod sends.
+const LONGEST: u64 = (MAX_MTU as u64 + 14) * 8;
 
 /// A leaky bucket as a point in time: when all that was let through would have passed at its rate
 /// (the "theoretical arrival time" of ITU-T I.371's generic cell rate algorithm).
@@ -72,6 +76,25 @@ impl Limiter {
         Self((0..ports).map(|_| Buckets::default()).collect())
     }
 
+    /// Whether the longest frame could pass a port now, not counting it.
+    #[inline]
+    pub(crate) fn ready(&self, port: PortId, direction: Direction, rate: &Rate, now: Tick) -> bool {
+        let Some(bucket) = self.bucket(port, direction) else {
+            return true;
+        };
+        let time = rate.time_of(LONGEST);
+        let before = bucket.0.load(Ordering::Relaxed).saturating_sub(now.0);
+        before.saturating_add(time) <= rate.burst().max(time)
+    }
+
+    fn bucket(&self, port: PortId, direction: Direction) -> Option<&Bucket> {
+        let buckets = self.0.get(usize::from(port.0))?;
+        Some(match direction {
+            Direction::FromPod => &buckets.from_pod,
+            Direction::ToPod => &buckets.to_pod,
+        })
+    }
+
     /// Whether a frame of so many bytes may pass a port now.
     #[inline]
     pub(crate) fn admit(
@@ -82,17 +105,11 @@ impl Limiter {
         bytes: usize,
         now: Tick,
     ) -> bool {
-        let Some(rate) = rate else {
-            return true;
-        };
-        let Some(buckets) = self.0.get(usize::from(port.0)) else {
-            return true;
-        };
-        let bucket = match direction {
-            Direction::FromPod => &buckets.from_pod,
-            Direction::ToPod => &buckets.to_pod,
-        };
-        bucket.admit(rate, bytes, now)
+        let bucket = self.bucket(port, direction);
+        match (rate, bucket) {
+            (Some(rate), Some(bucket)) => bucket.admit(rate, bytes, now),
+            _ => true,
+        }
     }
 }
 
@@ -141,7 +158,7 @@ mod tests {
     fn workers_share_a_bucket() {
         let rate = Rate::new(8_000_000, 800_000);
         let limiter = Limiter::new(2);
-        let count = |limiter: &Limiter| {
+        let count = move |limiter: &Limiter| {
             (0..1000)
                 .filter(|_| limiter.admit(PortId(1), Direction::ToPod, Some(&rate), 1000, Tick(0)))
                 .count()

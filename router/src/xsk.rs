@@ -279,7 +279,20 @@ impl<T: Copy> Ring<T> {
 
     #[inline]
     fn publish(&mut self) {
-        self.producer().store(self.mine, Ordering::Release);
+        self.publish_to(self.mine);
+    }
+
+    /// Shows entries up to this index.
+    #[inline]
+    fn publish_to(&mut self, index: u32) {
+        self.producer().store(index, Ordering::Release);
+    }
+
+    /// An entry that we have produced, and the kernel has not been shown.
+    #[inline]
+    fn own(&self, index: u32) -> T {
+        // SAFETY: what is not published yet is ours, and written.
+        unsafe { self.slot(index).read() }
     }
 
     /// The next entry that the kernel has produced.
@@ -332,6 +345,8 @@ pub(crate) struct Xsk {
     in_flight: u32,
     /// Given for receiving and not yet received.
     receiving: u32,
+    /// Index of the first packet in the transmit ring that the kernel has not been shown.
+    held_from: u32,
     _socket: (TxQueue, RxQueue, FillQueue, CompQueue),
 }
 
@@ -383,6 +398,7 @@ impl Xsk {
             },
             in_flight: 0,
             receiving: 0,
+            held_from: 0,
             _socket: (tx_q, rx_q, fill_q, comp_q),
         })
     }
@@ -435,11 +451,39 @@ impl Xsk {
     /// Shows queued packets to the kernel and has it send them. True when all
     /// were taken; otherwise the device is busy: call again.
     pub(crate) fn flush(&mut self) -> bool {
-        self.tx.publish();
+        self.held_from = self.tx.mine;
+        self.kick()
+    }
+
+    /// The same with as many packets as `admit`, asked with their bytes, lets pass; the others
+    /// wait. True when there were any.
+    pub(crate) fn flush_some(&mut self, mut admit: impl FnMut(usize) -> bool) -> bool {
+        let before = self.held_from;
+        while self.held_from != self.tx.mine && admit(self.tx.own(self.held_from).len as usize) {
+            self.held_from = self.held_from.wrapping_add(1);
+        }
+        self.held_from != before && {
+            self.kick();
+            true
+        }
+    }
+
+    /// True when packets wait that the kernel has not been shown.
+    pub(crate) const fn holds(&self) -> bool {
+        self.held_from != self.tx.mine
+    }
+
+    /// Shows packets to the kernel, and has it send them.
+    fn kick(&mut self) -> bool {
+        self.tx.publish_to(self.held_from);
+        let waiting = |tx: &mut Ring<libc::xdp_desc>, shown: u32| {
+            tx.queued();
+            shown != tx.theirs
+        };
         // Each call sends at least one budget's worth; more rounds than the
         // ring has batches cannot be needed.
         for _ in 0..self.tx.size / 32 {
-            if self.tx.queued() == 0 {
+            if !waiting(&mut self.tx, self.held_from) {
                 return true;
             }
             // SAFETY: sendto(2) without data or address only kicks the ring.
@@ -452,7 +496,7 @@ impl Xsk {
                 break;
             }
         }
-        self.tx.queued() == 0
+        !waiting(&mut self.tx, self.held_from)
     }
 
     /// True when packets wait in the transmit ring, shown to the kernel or not.

@@ -28,6 +28,7 @@ pub(crate) fn port(network: u16, identity: u32) -> Port {
         gateway_mac: MacAddr([2, 0, 0, 0, 1, 2]),
         mtu: 1450,
         identity,
+        limits: viaduct_fib::Limits::default(),
     }
 }
 

@@ -2,12 +2,14 @@
 
 use std::sync::Arc;
 
-use viaduct_fib::PortId;
+use viaduct_fib::{Fib, PortId, Rate};
 
 use super::Shared;
 use super::handoff::{self, Handed, Handoff};
 use crate::counters::PortCounters;
+use crate::forward::Tick;
 use crate::frame::Frame;
+use crate::limit::{Direction, Limiter};
 use crate::reason::DropReason;
 use crate::xsk::{Area, FrameId, Packet, Xsk};
 
@@ -94,6 +96,13 @@ pub(super) struct Io {
     handoff: Handoff,
     /// The set of workers that send for this one.
     helpers: u64,
+    limiter: Limiter,
+    /// By port: how much a pod may receive, as the table had it at the turn's beginning.
+    rates: Vec<Option<Rate>>,
+    /// When the turn began.
+    now: Tick,
+    /// Whether limits do not hold for now.
+    lifted: bool,
 }
 
 impl Io {
@@ -103,6 +112,7 @@ impl Io {
         free: Vec<FrameId>,
         ports: usize,
         handoff: Handoff,
+        limiter: Limiter,
     ) -> Self {
         let owners = vec![FREE; free.len()];
         // All ports that there may be, with the underlay for several of them.
@@ -118,7 +128,41 @@ impl Io {
             share,
             handoff,
             helpers: 0,
+            limiter,
+            rates: vec![None; ports],
+            now: Tick(0),
+            lifted: false,
         }
+    }
+
+    /// A turn begins: the time, and what pods may receive.
+    pub(super) fn begin(&mut self, now: Tick) {
+        self.now = now;
+    }
+
+    /// Takes over from a table what the pods of its links may receive.
+    pub(super) fn set_rates(&mut self, table: &Fib) {
+        for link in &self.links {
+            if let Some(rate) = self.rates.get_mut(usize::from(link.port.0)) {
+                *rate = table.port(link.port).and_then(|port| port.limits.to_pod);
+            }
+        }
+    }
+
+    /// While a port goes, everything that waits may go, whatever the rates.
+    pub(super) fn lift_limits(&mut self, lifted: bool) {
+        self.lifted = lifted;
+    }
+
+    /// The port of a link, by its place.
+    pub(super) fn port(&self, link: usize) -> Option<PortId> {
+        self.links.get(link).map(|l| l.port)
+    }
+
+    /// Whether a pod has used up what it may send for now.
+    #[inline]
+    pub(super) fn spent(&self, port: PortId, rate: &Rate) -> bool {
+        !self.lifted && !self.limiter.ready(port, Direction::FromPod, rate, self.now)
     }
 
     pub(super) fn links(&self) -> usize {
@@ -254,7 +298,12 @@ impl Io {
         let len = packet.len;
         self.pool.tag(&packet.frame, to.0);
         if let Err(packet) = xsk.transmit(packet) {
-            self.drop_packet(ingress, DropReason::TxRingFull, packet);
+            let reason = if xsk.holds() {
+                DropReason::RateToPod
+            } else {
+                DropReason::TxRingFull
+            };
+            self.drop_packet(ingress, reason, packet);
         } else if let Some(c) = self.counters(to) {
             c.tx_packets.add(1);
             c.tx_bytes.add(u64::from(len));
@@ -368,13 +417,31 @@ impl Io {
         self.handoff.wake();
         let mut sent = false;
         for link in &mut self.links {
-            for xsk in &mut link.queues {
-                if xsk.unsent() {
-                    sent |= xsk.flush();
-                }
+            let rate = self.rates.get(usize::from(link.port.0));
+            let rate = rate.and_then(Option::as_ref).filter(|_| !self.lifted);
+            for xsk in link
+                .queues
+                .iter_mut()
+                .filter_map(|x| x.unsent().then_some(x))
+            {
+                sent |= match rate {
+                    None => xsk.flush(),
+                    Some(rate) => {
+                        let (limiter, port, now) = (&self.limiter, link.port, self.now);
+                        xsk.flush_some(|bytes| {
+                            limiter.admit(port, Direction::ToPod, Some(rate), bytes, now)
+                        })
+                    }
+                };
             }
         }
         sent
+    }
+
+    /// Whether packets wait for pods that may not receive them yet.
+    pub(super) fn holds(&self) -> bool {
+        let mut queues = self.links.iter().flat_map(|link| &link.queues);
+        queues.any(Xsk::holds)
     }
 
     pub(super) fn add(&mut self, link: Box<Link>) {

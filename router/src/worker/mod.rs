@@ -84,6 +84,8 @@ pub(crate) struct Worker {
     adaptive: bool,
     /// Which link begins the turn.
     first: usize,
+    /// Of the table that pods' rates are from.
+    epoch: u64,
 }
 
 pub(crate) struct WorkerParts {
@@ -108,7 +110,15 @@ impl Worker {
     pub(crate) fn new(parts: WorkerParts) -> Self {
         let handoff = Handoff::new(parts.mailboxes, parts.index);
         Self {
-            io: Io::new(parts.shared, parts.area, parts.frames, parts.ports, handoff),
+            io: Io::new(
+                parts.shared,
+                parts.area,
+                parts.frames,
+                parts.ports,
+                handoff,
+                parts.limiter.clone(),
+            ),
+            epoch: u64::MAX,
             reader: parts.reader,
             exceptions: Exceptions::new(parts.ports, parts.tun, parts.index),
             state: WorkerState {
@@ -138,6 +148,8 @@ impl Worker {
                 self.report();
             }
             if self.adaptive && idle > IDLE_TURNS {
+                // What waits for a limited pod has to go on soon.
+                let sleep = if self.io.holds() { 1 } else { sleep };
                 self.io.sleep(sleep);
             }
         }
@@ -163,8 +175,11 @@ impl Worker {
     fn turn(&mut self) -> bool {
         let tick = sys::now();
         self.show_life(tick);
+        self.io.begin(tick);
         self.io.shared.counters.turns.add(1);
-        let mut worked = self.obey(tick) | self.io.take_over();
+        let mut worked = self.obey(tick);
+        self.follow_rates();
+        worked |= self.io.take_over();
         let links = self.io.links();
         // Another port begins each turn: what there is little of (frames, room for exceptions) is
         // not always gone before the last has its turn.
@@ -183,6 +198,15 @@ impl Worker {
         worked | self.io.flush()
     }
 
+    /// Notes what pods may receive, when the table is another.
+    fn follow_rates(&mut self) {
+        let table = self.reader.load();
+        if table.epoch() != self.epoch {
+            self.epoch = table.epoch();
+            self.io.set_rates(&table);
+        }
+    }
+
     /// Receives a batch from one queue, forwards it, and refills the queue.
     fn serve(&mut self, link: usize, queue: usize, tick: Tick) -> bool {
         self.io.collect(link, queue);
@@ -190,8 +214,16 @@ impl Worker {
         let table = self.reader.load();
         let mut received = 0usize;
         let mut exceptions = 0usize;
+        let limit = self
+            .io
+            .port(link)
+            .and_then(|id| Some((id, table.port(id)?.limits.from_pod?)));
         // A queue of nothing but exceptions waits for them: others have some, too.
         while received < BATCH && exceptions < MAX_EXCEPTIONS {
+            // What a limited pod sends waits where it is; the kernel drops what finds no room there.
+            if limit.is_some_and(|(port, rate)| self.io.spent(port, &rate)) {
+                break;
+            }
             let Some(mut next) = self.io.receive(link, queue) else {
                 break;
             };
@@ -228,6 +260,7 @@ impl Worker {
             let reply = match message {
                 Message::Add(link) => {
                     self.io.add(link);
+                    self.epoch = u64::MAX;
                     Reply::Added
                 }
                 Message::Remove(port) => {
@@ -252,12 +285,14 @@ impl Worker {
     /// programs leave its packets to the kernel by now. When the underlay goes, so they do with the
     /// pods' packets, many of which are for it.
     fn drain(&mut self, port: PortId, tick: Tick) {
+        self.io.lift_limits(true);
         for link in 0..self.io.links() {
             if port == PortId::UNDERLAY || self.io.place(port) == Some(link) {
                 self.drain_link(link, tick);
             }
         }
         self.io.flush();
+        self.io.lift_limits(false);
     }
 
     fn drain_link(&mut self, link: usize, tick: Tick) {
