@@ -384,7 +384,7 @@ fn pods_come_and_go() {
         agent
             .port("its new MAC", |port| port.mac == Some(third))
             .await;
-        assert_eq!(agent.recorder.calls(), [""; 0]);
+        assert_eq!(agent.recorder.calls(), [format!("mac 1 {third}")]);
     };
     site.node.run(|| with_agent(test));
 }
