@@ -67,13 +67,13 @@ struct Buckets {
     to_pod: Bucket,
 }
 
-/// All ports' buckets. Only those of limited ports are ever touched.
+/// All ports' buckets, or none: nothing is limited. Only those of limited ports are ever touched.
 #[derive(Clone, Debug, Default)]
-pub(crate) struct Limiter(Arc<[Buckets]>);
+pub(crate) struct Limiter(Option<Arc<[Buckets]>>);
 
 impl Limiter {
     pub(crate) fn new(ports: usize) -> Self {
-        Self((0..ports).map(|_| Buckets::default()).collect())
+        Self(Some((0..ports).map(|_| Buckets::default()).collect()))
     }
 
     /// Whether the longest frame could pass a port now, not counting it.
@@ -88,7 +88,7 @@ impl Limiter {
     }
 
     fn bucket(&self, port: PortId, direction: Direction) -> Option<&Bucket> {
-        let buckets = self.0.get(usize::from(port.0))?;
+        let buckets = self.0.as_ref()?.get(usize::from(port.0))?;
         Some(match direction {
             Direction::FromPod => &buckets.from_pod,
             Direction::ToPod => &buckets.to_pod,
