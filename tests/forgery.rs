@@ -118,6 +118,22 @@ impl Site {
                 3 - node
             ));
         }
+        // To many, and with a VLAN tag.
+        for to in ["224.0.0.251", "255.255.255.255", "ff02::fb"] {
+            let from = if to.contains(':') { web.v6() } else { web.v4() };
+            pod.forge(&format!(
+                "frame eth0 {own} 01:00:5e:00:00:fb {from} {to} forged-many"
+            ));
+        }
+        pod.forge(&format!(
+            "tagged eth0 {own} {gateway} {} {} forged-tag",
+            web.v4(),
+            far.v4()
+        ));
+        // Addresses of the gateway, the far pod, the host, the other node: nobody may believe it.
+        for address in ["169.254.1.1", &far.v4(), HOST[0], "192.0.2.1", "192.0.2.2"] {
+            pod.forge(&format!("claim eth0 {own} {address}"));
+        }
         pod.forge(&format!("advertise eth0 {own} 33:33:00:00:00:01"));
     }
 
@@ -133,6 +149,13 @@ impl Site {
         self.only_honest(when);
         let heard = far.take();
         assert!(heard.is_empty(), "{when}: the far pod: {heard:?}");
+        // What claims changed is at most what this pod's own interface knows.
+        let host = &self.pair.nodes[0].namespace;
+        let known = host.run("ip neighbour show");
+        let own = self.pair.pods[0].namespace.mac("eth0");
+        let misled = known.lines().filter(|line| line.contains(&own));
+        let misled: Vec<_> = misled.filter(|line| !line.contains("veth-web")).collect();
+        assert!(misled.is_empty(), "{when}: {misled:?}");
         let routes = self.pair.nodes[0].namespace.run("ip -6 route");
         assert!(!routes.contains("fe80::66"), "{when}: {routes}");
     }
@@ -144,7 +167,13 @@ fn forged_packets_go_nowhere_in_any_state() {
     site.only_honest("at first");
     site.attack("running");
     let xdp = site.pair.routers[0].ask("status")["xdp"].clone();
-    for reason in ["spoofed", "unknown_vtep", "tunnel_from_pod"] {
+    for reason in [
+        "spoofed",
+        "unknown_vtep",
+        "tunnel_from_pod",
+        "multicast",
+        "vlan_tagged",
+    ] {
         assert!(xdp[reason].as_u64() > Some(0), "{reason}: {xdp}");
     }
     for reason in ["spoofed-source", "spoofed-mac", "unknown-vtep"] {

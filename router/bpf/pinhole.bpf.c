@@ -163,6 +163,8 @@ enum outcome {
 	UNKNOWN_VTEP,
 	TUNNEL_FROM_POD,
 	NO_SLOW_PATH,
+	MULTICAST,
+	VLAN_TAGGED,
 	OUTCOMES
 };
 
@@ -216,6 +218,11 @@ static __always_inline bool redirect(struct xdp_md *ctx, const struct device *de
 		return false;
 	count(REDIRECTED);
 	return true;
+}
+
+static __always_inline bool tagged(const struct ethhdr *eth)
+{
+	return eth->h_proto == bpf_htons(ETH_P_8021Q) || eth->h_proto == bpf_htons(ETH_P_8021AD);
 }
 
 static __always_inline bool same_mac(const __u8 *a, const __u8 *b)
@@ -317,7 +324,7 @@ int viaduct_underlay(struct xdp_md *ctx)
 		__builtin_memcpy(from.address, &ip6->saddr, 16);
 	} else {
 		// Nothing but IP has a way into the overlay.
-		return drop(UNKNOWN_VTEP);
+		return drop(tagged(inner) ? VLAN_TAGGED : UNKNOWN_VTEP);
 	}
 	dev = bpf_map_lookup_elem(&devices, &ifindex);
 	if (!dev)
@@ -396,6 +403,16 @@ static __always_inline bool on_link(const struct sent *sent)
 	return link_local(to) || to[0] == 0xff;
 }
 
+// IPv4's are 224.0.0.0/4; 255.255.255.255 is to all on the link.
+static __always_inline bool multicast(const struct sent *sent)
+{
+	const __u8 *to = sent->destination.address;
+
+	if (sent->v6)
+		return to[0] == 0xff;
+	return (to[12] & 0xf0) == 0xe0 || (to[12] & to[13] & to[14] & to[15]) == 0xff;
+}
+
 // What a pod sends to the kernel, and may. False: it is dropped, and counted.
 static __always_inline bool may_pass(const struct sent *sent, const struct device *dev,
 				     const struct ethhdr *eth)
@@ -406,6 +423,10 @@ static __always_inline bool may_pass(const struct sent *sent, const struct devic
 	    sent->type == ROUTER_ADVERTISEMENT || sent->type == REDIRECT ||
 	    (!on_link(sent) && !bpf_map_lookup_elem(&sources, &sent->source))) {
 		count(SPOOFED);
+		return false;
+	}
+	if (!sent->type && multicast(sent)) {
+		count(MULTICAST);
 		return false;
 	}
 	if (dev->alien && !sent->type) {
@@ -443,7 +464,7 @@ int viaduct_pod(struct xdp_md *ctx)
 		if (!read_v6((void *)(eth + 1), end, &sent))
 			return pass();
 	} else {
-		return pass();
+		return tagged(eth) ? drop(VLAN_TAGGED) : pass();
 	}
 	// Neighbour discovery is between the pod and the kernel.
 	if (!sent.type) {

@@ -185,6 +185,10 @@ pub struct Outcomes {
     pub tunnel_from_pod: u64,
     /// Dropped: a packet of a network that only workers carry.
     pub no_slow_path: u64,
+    /// Dropped: a pod's packet to many, neighbour discovery apart.
+    pub multicast: u64,
+    /// Dropped: a frame with a VLAN tag.
+    pub vlan_tagged: u64,
 }
 
 /// The loaded programs, their maps, and their links.
@@ -476,6 +480,8 @@ impl Pinholes {
             unknown_vtep: n(5),
             tunnel_from_pod: n(6),
             no_slow_path: n(7),
+            multicast: n(8),
+            vlan_tagged: n(9),
         }
     }
 }

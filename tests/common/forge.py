@@ -6,6 +6,10 @@ forge.py frame INTERFACE MAC_FROM MAC_TO FROM TO WORD
     a datagram in a frame that is made by hand
 forge.py advertise INTERFACE MAC_FROM MAC_TO
     a router advertisement
+forge.py tagged INTERFACE MAC_FROM MAC_TO FROM TO WORD
+    the same with a VLAN tag
+forge.py claim INTERFACE MAC_FROM ADDRESS
+    a gratuitous ARP
 forge.py say FROM TO WORD
     an honest datagram
 forge.py hear ADDRESS...
@@ -94,6 +98,21 @@ def frame(interface, mac_from, mac_to, source, to, word):
     send_frame(interface, ethernet(mac_to, mac_from, what))
 
 
+def tagged(interface, mac_from, mac_to, source, to, word):
+    kind, data = packet(source, to, 17, datagram(word.encode()))
+    what = 0x8100, struct.pack("!HH", 7, kind) + data
+    send_frame(interface, ethernet(mac_to, mac_from, what))
+
+
+def claim(interface, mac_from, address):
+    address = ipaddress.ip_address(address).packed
+    many = bytes([255] * 6)
+    for operation in (1, 2):
+        data = struct.pack("!HHBBH", 1, 0x0800, 6, 4, operation)
+        data += mac(mac_from) + address + many + address
+        send_frame(interface, ethernet("ff:ff:ff:ff:ff:ff", mac_from, (0x0806, data)))
+
+
 def advertise(interface, mac_from, mac_to):
     what = packet("fe80::66", "ff02::1", 58, advertisement)
     send_frame(interface, ethernet(mac_to, mac_from, what))
@@ -118,5 +137,5 @@ def hear(*addresses):
 
 
 if __name__ == "__main__":
-    commands = {"tunnel": tunnel, "frame": frame, "advertise": advertise, "say": say, "hear": hear}
+    commands = {"tunnel": tunnel, "frame": frame, "tagged": tagged, "claim": claim, "advertise": advertise, "say": say, "hear": hear}
     commands[sys.argv[1]](*sys.argv[2:])

@@ -201,7 +201,10 @@ fn pods(text: &mut String, options: &AgentOptions, macs: &PodMacs) {
         "  chain othersip {{\n    counter drop\n  }}\n  \
          chain othersip6 {{\n    ip6 saddr {{ ::, fe80::/64 }} icmpv6 type {{ {DISCOVERY} }} return\n    \
          ip6 saddr fe80::/64 ip6 daddr fe80::/64 return\n    counter drop\n  }}\n  \
-         chain pods {{\n{tunnels}{checks}  }}\n  \
+         chain pods {{\n{tunnels}{checks}    \
+         ip daddr {{ 224.0.0.0/4, 255.255.255.255 }} counter drop\n    \
+         ip6 daddr ff00::/8 icmpv6 type {{ {DISCOVERY} }} return\n    \
+         ip6 daddr ff00::/8 counter drop\n  }}\n  \
          chain strangers {{\n    icmpv6 type {{ {DISCOVERY} }} return\n    counter drop\n  }}\n"
     );
 }
