@@ -165,6 +165,23 @@ fn pods(text: &mut String, options: &AgentOptions, macs: &PodMacs) {
             nfproto(v4)
         );
     }
+    let tunnels = no_tunnels(options);
+    // Discovery has link-local sources, and none while an address is new (RFC 4861, 4862).
+    let _ = write!(
+        text,
+        "  chain othersip {{\n    counter drop\n  }}\n  \
+         chain othersip6 {{\n    ip6 saddr {{ ::, fe80::/64 }} icmpv6 type {{ {DISCOVERY} }} return\n    \
+         ip6 saddr fe80::/64 ip6 daddr fe80::/64 return\n    counter drop\n  }}\n  \
+         chain pods {{\n{tunnels}{checks}    \
+         ip daddr {{ 224.0.0.0/4, 255.255.255.255 }} counter drop\n    \
+         ip6 daddr ff00::/8 icmpv6 type {{ {DISCOVERY} }} return\n    \
+         ip6 daddr ff00::/8 counter drop\n  }}\n  \
+         chain strangers {{\n    icmpv6 type {{ {DISCOVERY} }} return\n    counter drop\n  }}\n"
+    );
+}
+
+/// Drops what pods send to tunnels' ports of nodes, here and elsewhere.
+fn no_tunnels(options: &AgentOptions) -> String {
     let mut tunnels = String::new();
     let mut ports: Vec<u16> = options.networks.iter().map(|n| n.udp_port).collect();
     ports.sort_unstable();
@@ -195,18 +212,7 @@ fn pods(text: &mut String, options: &AgentOptions, macs: &PodMacs) {
             }
         }
     }
-    // Discovery has link-local sources, and none while an address is new (RFC 4861, 4862).
-    let _ = write!(
-        text,
-        "  chain othersip {{\n    counter drop\n  }}\n  \
-         chain othersip6 {{\n    ip6 saddr {{ ::, fe80::/64 }} icmpv6 type {{ {DISCOVERY} }} return\n    \
-         ip6 saddr fe80::/64 ip6 daddr fe80::/64 return\n    counter drop\n  }}\n  \
-         chain pods {{\n{tunnels}{checks}    \
-         ip daddr {{ 224.0.0.0/4, 255.255.255.255 }} counter drop\n    \
-         ip6 daddr ff00::/8 icmpv6 type {{ {DISCOVERY} }} return\n    \
-         ip6 daddr ff00::/8 counter drop\n  }}\n  \
-         chain strangers {{\n    icmpv6 type {{ {DISCOVERY} }} return\n    counter drop\n  }}\n"
-    );
+    tunnels
 }
 
 const DISCOVERY: &str =
