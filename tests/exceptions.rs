@@ -119,3 +119,30 @@ fn icmp_errors_are_rationed() {
     assert_eq!(count("icmp_errors") + count("icmp_errors_withheld"), sent);
     router.assert_balanced();
 }
+
+/// Nobody has the address: the kernel's unreachable route says so, whatever way the packet took.
+#[test]
+fn what_nobody_has_is_unreachable() {
+    let mut bed = Testbed::new();
+    let a = bed.node(1, 1);
+    let web = bed.pod(&a, "web", 2);
+    // The kernel rations its errors, too.
+    a.namespace
+        .run("sysctl -qw net.ipv4.icmp_ratelimit=0 net.ipv6.icmp.ratelimit=0");
+    let mut router = bed.router(&a, &[&web], &[(2, &vtep_mac(2))], "count = 1");
+    for state in ["running", "killed"] {
+        for address in ["10.244.7.7", "fd00:10:244:7::7"] {
+            let says = ping_says(&web, &format!("-c 2 {address}"));
+            let said = says.contains("Unreachable") || says.contains("No route");
+            assert!(
+                said && says.contains("+2 errors"),
+                "{state}, {address}: {says}"
+            );
+        }
+        if state == "running" {
+            assert_eq!(router.dropped("no-route"), 0);
+            assert!(router.port("veth-web", "punts") >= 4);
+            router.kill();
+        }
+    }
+}
