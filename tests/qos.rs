@@ -33,6 +33,7 @@ fn outer_dscp(configured: &str, over_v6: &[u8], outer: u8) {
         ..Setup::default()
     };
     let mut pair = Pair::new(&setup);
+    wait_for("neighbours to know each other", || ping(&pair, 0) == 10);
     // In the outer header, which is the first.
     let right = if over_v6.is_empty() {
         format!("vxlan && ip.dsfield.dscp#1 == {outer} && ip.dsfield.ecn#1 == 2")
@@ -71,6 +72,7 @@ fn dscp_over_ipv6() {
 #[test]
 fn congestion_marks_of_the_underlay_reach_pods() {
     let pair = Pair::new(&Setup::default());
+    wait_for("neighbours to know each other", || ping(&pair, 0) == 10);
     let [a, _] = &pair.nodes;
     let [_, far] = &pair.pods;
     a.switch.run("nft add table bridge marks");

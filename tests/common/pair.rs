@@ -29,6 +29,11 @@ impl Pair {
         );
         let ra = bed.router_with(&a, &[&web], &[(2, &vtep_mac(2))], setup);
         let rb = bed.router_with(&b, &[&far], &[(1, &vtep_mac(1))], setup);
+        for router in [&ra, &rb] {
+            wait_for("the way to the other node", || {
+                router.ask("routes")["routes"][0]["state"] == "resolved"
+            });
+        }
         Self {
             bed,
             nodes: [a, b],
