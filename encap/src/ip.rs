@@ -202,6 +202,10 @@ impl IpPacket {
             if self.l4_offset > self.len {
                 return Err(ParseError::BadExtension);
             }
+            // Hop-by-hop options stand first, or nowhere (RFC 8200, section 4.1).
+            if next == 0 {
+                return Err(ParseError::BadExtension);
+            }
             if self.fragment == Fragment::Later {
                 // What follows is payload, whatever its first byte says.
                 return Ok(());

@@ -6,7 +6,12 @@
 
 mod fixture;
 
-use etherparse::{EtherType, Ethernet2Slice, IpSlice, PacketBuilder, SlicedPacket, TransportSlice};
+use std::net::Ipv6Addr;
+
+use etherparse::{
+    EtherType, Ethernet2Slice, Ipv4HeaderSlice, Ipv6HeaderSlice, PacketBuilder, SlicedPacket,
+    TransportSlice,
+};
 use fixture::{GATEWAY, HEADROOM, POD, PORT, chunk, node, vtep_mac};
 use proptest::prelude::*;
 use viaduct_encap::ethernet::{self, Ethernet};
@@ -16,28 +21,66 @@ use viaduct_router::{Exception, Frame, Tick, Verdict, WorkerState, answer, forwa
 /// A packet of some shape.
 #[derive(Clone, Debug)]
 struct Shape {
-    from: [u8; 4],
-    to: [u8; 4],
+    /// Otherwise IPv4.
+    v6: bool,
+    from: Host,
+    to: Host,
     ttl: u8,
     tos: u8,
     protocol: u8,
-    /// Of the IPv4 header, in bytes: a multiple of four.
-    options: usize,
+    /// IPv4: words of options. IPv6: extension headers, in this order.
+    extra: Vec<u8>,
     flags: u16,
     payload: usize,
+}
+
+#[derive(Clone, Copy, Debug)]
+enum Host {
+    Here,
+    There,
+    Other([u8; 16]),
+}
+
+impl Host {
+    fn v4(self) -> [u8; 4] {
+        match self {
+            Self::Here => [10, 244, 1, 2],
+            Self::There => [10, 244, 2, 2],
+            Self::Other([a, b, c, d, ..]) => [a, b, c, d],
+        }
+    }
+
+    fn v6(self) -> [u8; 16] {
+        let pod = |node: u16| Ipv6Addr::new(0xfd00, 0x10, 0x244, node, 0, 0, 0, 2).octets();
+        match self {
+            Self::Here => pod(1),
+            Self::There => pod(2),
+            Self::Other(address) => address,
+        }
+    }
 }
 
 impl Shape {
     /// As an Ethernet frame from the pod.
     fn frame(&self) -> Vec<u8> {
-        let mut frame = Ethernet {
+        let (ether_type, ip) = if self.v6 {
+            (ethernet::IPV6, self.ip_v6())
+        } else {
+            (ethernet::IPV4, self.ip_v4())
+        };
+        let ethernet = Ethernet {
             destination: GATEWAY,
             source: POD,
-            ether_type: ethernet::IPV4,
-        }
-        .to_bytes()
-        .to_vec();
-        let header = 20 + self.options;
+            ether_type,
+        };
+        let mut frame = ethernet.to_bytes().to_vec();
+        frame.extend(ip);
+        frame.extend((0..self.payload).map(|n| u8::try_from(n % 251).expect("small")));
+        frame
+    }
+
+    fn ip_v4(&self) -> Vec<u8> {
+        let header = 20 + 4 * self.extra.len();
         let mut ip = vec![0; header];
         ip[0] = 0x40 | u8::try_from(header / 4).expect("at most 60 bytes");
         ip[1] = self.tos;
@@ -45,45 +88,69 @@ impl Shape {
         ip[2..4].copy_from_slice(&length.to_be_bytes());
         ip[6..8].copy_from_slice(&self.flags.to_be_bytes());
         (ip[8], ip[9]) = (self.ttl, self.protocol);
-        ip[12..16].copy_from_slice(&self.from);
-        ip[16..20].copy_from_slice(&self.to);
+        ip[12..16].copy_from_slice(&self.from.v4());
+        ip[16..20].copy_from_slice(&self.to.v4());
         // No-operations, which fill up.
         ip[20..].fill(1);
         let sum = viaduct_encap::checksum::fold(viaduct_encap::checksum::sum(&ip));
         ip[10..12].copy_from_slice(&(!sum).to_be_bytes());
-        frame.extend(ip);
-        frame.extend((0..self.payload).map(|n| u8::try_from(n % 251).expect("small")));
-        frame
+        ip
+    }
+
+    fn ip_v6(&self) -> Vec<u8> {
+        let mut ip = vec![0; 40];
+        (ip[0], ip[1]) = (0x60 | self.tos >> 4, self.tos << 4);
+        let length = u16::try_from(8 * self.extra.len() + self.payload).expect("short");
+        ip[4..6].copy_from_slice(&length.to_be_bytes());
+        let mut kinds = self.extra.iter().copied().chain([self.protocol]);
+        (ip[6], ip[7]) = (kinds.next().expect("at least one"), self.ttl);
+        ip[8..24].copy_from_slice(&self.from.v6());
+        ip[24..].copy_from_slice(&self.to.v6());
+        for (kind, next) in self.extra.iter().zip(kinds) {
+            let [flags0, flags1] = self.flags.to_be_bytes();
+            ip.extend(match kind {
+                // A fragment: offset and flags, and an identification.
+                44 => [next, 0, flags0, flags1, 1, 2, 3, 4],
+                // Padding of six bytes (RFC 8200, section 4.2).
+                _ => [next, 0, 1, 4, 0, 0, 0, 0],
+            });
+        }
+        ip
     }
 }
 
 fn shape() -> impl Strategy<Value = Shape> {
-    let address = prop_oneof![
-        4 => Just([10, 244, 1, 2]),
-        4 => Just([10, 244, 2, 2]),
-        1 => any::<[u8; 4]>(),
+    let host = prop_oneof![
+        4 => Just(Host::Here),
+        4 => Just(Host::There),
+        1 => any::<[u8; 16]>().prop_map(Host::Other),
     ];
-    let protocol = prop_oneof![Just(17), Just(6), Just(1), Just(132), any::<u8>()];
-    let flags =
-        prop_oneof![3 => Just(0u16), 2 => Just(0x4000), 1 => Just(0x2000), 1 => any::<u16>()];
+    let protocol = prop_oneof![Just(17), Just(6), Just(1), Just(58), Just(132), any::<u8>()];
+    let flags = prop_oneof![
+        3 => Just(0u16),
+        2 => Just(0x4000),
+        1 => Just(0x2000),
+        1 => any::<u16>()
+    ];
+    let extra = prop::collection::vec(prop_oneof![Just(0u8), Just(60), Just(43), Just(44)], 0..4);
     (
-        address.clone(),
-        address,
+        (any::<bool>(), host.clone(), host),
         prop_oneof![4 => Just(64), 1 => any::<u8>()],
         any::<u8>(),
         protocol,
-        0usize..=10,
+        extra,
         flags,
         prop_oneof![0usize..200, 1300usize..1700],
     )
         .prop_map(
-            |(from, to, ttl, tos, protocol, options, flags, payload)| Shape {
+            |((v6, from, to), ttl, tos, protocol, extra, flags, payload)| Shape {
+                v6,
                 from,
                 to,
                 ttl,
                 tos,
                 protocol,
-                options: options * 4,
+                extra,
                 flags,
                 payload,
             },
@@ -120,10 +187,9 @@ fn run(reader: &Reader, frame: &[u8], from: PortId) -> Option<Run> {
 fn decoded(frame: &[u8]) -> u8 {
     let ethernet = Ethernet2Slice::from_slice_without_fcs(frame).expect("an Ethernet frame");
     let payload = ethernet.payload().payload;
-    match IpSlice::from_slice(payload).expect("valid for etherparse") {
-        IpSlice::Ipv4(ip) => {
-            assert_eq!(ethernet.ether_type(), EtherType::IPV4);
-            let header = ip.header();
+    match ethernet.ether_type() {
+        EtherType::IPV4 => {
+            let header = Ipv4HeaderSlice::from_slice(payload).expect("valid for etherparse");
             // etherparse would leave the reserved flag out of the sum (RFC 791, section 3.1).
             let words = header.slice().chunks(2);
             let sum = words.fold(0, |sum, word| {
@@ -133,12 +199,14 @@ fn decoded(frame: &[u8]) -> u8 {
             assert_eq!(usize::from(header.total_len()), payload.len());
             header.ttl()
         }
-        IpSlice::Ipv6(ip) => {
-            assert_eq!(ethernet.ether_type(), EtherType::IPV6);
-            let header = ip.header();
+        EtherType::IPV6 => {
+            // Its extension headers are for the receiver; etherparse also reads what stands behind
+            // a later fragment's header as such, which is payload.
+            let header = Ipv6HeaderSlice::from_slice(payload).expect("valid for etherparse");
             assert_eq!(usize::from(header.payload_length()), payload.len() - 40);
             header.hop_limit()
         }
+        other => panic!("{other:?} was sent"),
     }
 }
 
