@@ -19,7 +19,7 @@ use viaduct_encap::Vni;
 
 use crate::attach::{Attachment, remove_folders};
 use crate::error::RouterError;
-use crate::forward::Tick;
+use crate::tick::Tick;
 
 /// XDP mode of a device.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

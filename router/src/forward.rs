@@ -20,14 +20,11 @@ use viaduct_fib::{Fib, Network, NetworkId, NextHopState, Port, PortId, slot};
 use crate::frame::Frame;
 use crate::limit::{Direction, Limiter};
 use crate::reason::DropReason;
+use crate::tick::Tick;
 
 /// The network that the kernel carries too (flannel's way): the first one.
 /// A miss in any other is a drop.
 pub const DEFAULT_NETWORK: NetworkId = NetworkId(0);
-
-/// `CLOCK_MONOTONIC` in nanoseconds, read once a batch.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub struct Tick(pub u64);
 
 /// What a worker remembers between packets.
 #[derive(Debug, Default)]

@@ -1,6 +1,9 @@
 //! A packet in its frame: headers are pushed and pulled by moving the start.
 #![deny(clippy::indexing_slicing, clippy::arithmetic_side_effects)]
 
+/// The largest MTU whose packets fit a frame behind 384 bytes of headroom.
+pub const MAX_MTU: u32 = 1600;
+
 /// One packet in the frame that the kernel wrote it to. Bytes in front of the
 /// packet are headroom.
 pub struct Frame<'a> {

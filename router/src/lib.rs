@@ -17,6 +17,7 @@ mod limit;
 mod reason;
 mod router;
 mod sys;
+mod tick;
 mod tun;
 mod worker;
 mod xsk;
@@ -25,9 +26,8 @@ pub use attach::{pinned_programs, remove_pins};
 pub use bpf::{Outcomes, XdpMode};
 pub use counters::{PortTotals, SocketTotals, WorkerTotals};
 pub use error::RouterError;
-pub use forward::{
-    DEFAULT_NETWORK, Exception, Tick, Verdict, WorkerState, answer, forward, originate,
-};
-pub use frame::Frame;
+pub use forward::{DEFAULT_NETWORK, Exception, Verdict, WorkerState, answer, forward, originate};
+pub use frame::{Frame, MAX_MTU};
 pub use reason::DropReason;
-pub use router::{Attached, MAX_MTU, PodSide, Router, RouterOptions};
+pub use router::{Attached, PodSide, Router, RouterOptions};
+pub use tick::Tick;

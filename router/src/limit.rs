@@ -12,8 +12,8 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use viaduct_fib::{PortId, Rate};
 
-use crate::forward::Tick;
-use crate::router::MAX_MTU;
+use crate::frame::MAX_MTU;
+use crate::tick::Tick;
 
 /// Attempts against other workers at one bucket; a packet that loses all of them passes.
 const ATTEMPTS: usize = 8;

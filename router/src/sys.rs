@@ -5,7 +5,7 @@ use std::io;
 use std::net::Ipv4Addr;
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
 
-use crate::forward::Tick;
+use crate::tick::Tick;
 
 fn check(result: libc::c_int) -> io::Result<libc::c_int> {
     if result < 0 {

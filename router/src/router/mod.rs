@@ -35,8 +35,6 @@ const RING: u32 = 2048;
 const MIN_RING: u32 = 64;
 /// Bytes of a frame: an Ethernet frame of MTU 1500 with room to spare.
 const FRAME_SIZE: u32 = 2048;
-/// The largest MTU whose packets fit a frame behind 384 bytes of headroom.
-pub const MAX_MTU: u32 = 1600;
 /// The device through which the kernel gets back what is left to it.
 const PUNT_DEVICE: &str = "viaduct%d";
 /// How long a device may be busy at the start, with what a predecessor held, and later, when

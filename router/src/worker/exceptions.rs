@@ -10,9 +10,10 @@ use viaduct_fib::{Fib, NetworkId};
 use super::BATCH;
 use super::io::{Io, Received};
 use crate::forward::{
-    Exception, Tick, Verdict, WorkerState, answer, complete, originate, prepare_fragments,
+    Exception, Verdict, WorkerState, answer, complete, originate, prepare_fragments,
 };
 use crate::reason::DropReason;
+use crate::tick::Tick;
 use crate::tun::Tun;
 
 /// Nanoseconds for each ICMP error that a port may cause: a hundred a second.

@@ -7,10 +7,10 @@ use viaduct_fib::{Fib, PortId, Rate};
 use super::Shared;
 use super::handoff::{self, Handed, Handoff};
 use crate::counters::PortCounters;
-use crate::forward::Tick;
 use crate::frame::Frame;
 use crate::limit::{Direction, Limiter};
 use crate::reason::DropReason;
+use crate::tick::Tick;
 use crate::xsk::{Area, FrameId, Packet, Xsk};
 
 /// Frames kept back from fill rings for packets on their way out.

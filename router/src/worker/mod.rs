@@ -25,10 +25,11 @@ use self::io::Io;
 pub(crate) use self::io::{Link, MIN_QUOTA, RESERVE};
 use crate::bpf::Beat;
 use crate::counters::WorkerCounters;
-use crate::forward::{Tick, Verdict, WorkerState, forward};
+use crate::forward::{Verdict, WorkerState, forward};
 use crate::limit::Limiter;
 use crate::reason::DropReason;
 use crate::sys::{self, Sleeper};
+use crate::tick::Tick;
 use crate::tun::Tun;
 use crate::xsk::{Area, FrameId};
 
