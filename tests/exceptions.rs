@@ -8,7 +8,7 @@ use common::{Node, Pod, Testbed, vtep_mac};
 /// What `ping` says, errors that it received included.
 fn ping_says(pod: &Pod, words: &str) -> String {
     let mut ping = pod.namespace.command("ping");
-    let words = format!("-n -W 1 -i 0.02 {words}");
+    let words = format!("-n -W 1 -i 0.2 {words}");
     let output = ping.args(words.split_whitespace()).output();
     let output = output.expect("ping runs");
     String::from_utf8_lossy(&output.stdout).into_owned() + &String::from_utf8_lossy(&output.stderr)

@@ -59,7 +59,8 @@ fn all_four_combinations_and_a_mix_of_peers() {
             all_between(&web, &other, &ra);
         },
     );
-    assert!(counts[..3].iter().all(|&count| count > 100), "{counts:?}");
+    // Half a megabyte each way of TCP; how often the receiver acknowledges is its own affair.
+    assert!(counts[..3].iter().all(|&count| count > 40), "{counts:?}");
     assert_eq!(counts[3..], [0, 0], "neither over IPv4 to b, nor malformed");
     all_between(&far, &other, &rb);
     let routes = ra.ask("routes");

@@ -8,17 +8,8 @@ use common::{Pair, Setup, captured_packets, wait_for};
 fn ping(pair: &Pair, tos: u8) -> u32 {
     let [web, far] = &pair.pods;
     let answered = [far.v4(), far.v6()].map(|address| {
-        let output = web
-            .namespace
-            .command("ping")
-            .args(["-q", "-W", "1", "-i", "0.02", "-c", "5", "-Q"])
-            .args([&tos.to_string(), &address])
-            .output();
-        let said = String::from_utf8_lossy(&output.expect("ping runs").stdout).into_owned();
-        let received = said.split(", ").find_map(|p| p.strip_suffix(" received"));
-        received
-            .and_then(|n| n.parse::<u32>().ok())
-            .expect("a number")
+        web.namespace
+            .ping_with(&["-Q", &tos.to_string()], &address, 5, 56)
     });
     answered.iter().sum()
 }

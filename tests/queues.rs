@@ -175,7 +175,7 @@ fn a_worker_without_a_queue_of_the_underlay_hands_over_fragments_too() {
         assert_eq!((answers.answered, answers.lost), (2, 0));
     }
     for hop in [1, 2] {
-        let ping = format!("-n -c 3 -i 0.02 -W 1 -t {hop} {}", far.v4());
+        let ping = format!("-n -c 3 -i 0.2 -W 1 -t {hop} {}", far.v4());
         let mut command = web.namespace.command("ping");
         let output = command.args(ping.split_whitespace()).output();
         let said = String::from_utf8_lossy(&output.expect("ping runs").stdout).into_owned();

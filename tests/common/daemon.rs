@@ -256,6 +256,17 @@ impl Drop for Daemon {
         } else {
             catch_unwind(AssertUnwindSafe(|| self.assert_balanced()))
         };
+        if counted.is_err() || std::thread::panicking() {
+            // What was lost, and who lost it, is mostly told by one of these.
+            for what in ["status", "ports", "drops"] {
+                let answer = self.try_ask(what).map(|a| a.to_string());
+                eprintln!(
+                    "--- {what} of {}\n{}",
+                    self.name,
+                    answer.unwrap_or_default()
+                );
+            }
+        }
         if let Some(mut child) = self.child.take() {
             let _ = child.kill();
             let _ = child.wait();

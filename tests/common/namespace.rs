@@ -37,29 +37,35 @@ impl Namespace {
         Process::start(command)
     }
 
-    /// How many of `count` pings (20 ms apart) are answered.
+    /// How many of `count` pings are answered.
     pub fn ping(&self, address: &str, count: u32, size: u32) -> u32 {
+        self.ping_with(&[], address, count, size)
+    }
+
+    /// [`ping`](Self::ping) with further options.
+    pub fn ping_with(&self, options: &[&str], address: &str, count: u32, size: u32) -> u32 {
         let output = self
             .command("ping")
-            .args([
-                "-q",
-                "-W",
-                "1",
-                "-i",
-                "0.02",
-                "-c",
-                &count.to_string(),
-                "-s",
-                &size.to_string(),
-                address,
-            ])
+            // All at once, since ping waits one interval for the last answer, or twice the longest
+            // round trip, and not `-W` seconds as soon as one has come: on a busy machine short
+            // intervals lose what is merely late.
+            .args(["-W", "1", "-i", "1"])
+            .args(["-l", &count.to_string(), "-c", &count.to_string()])
+            .args(["-s", &size.to_string()])
+            .args(options)
+            .arg(address)
             .output()
             .expect("ping runs");
         let out = text(&output.stdout);
         let received = out.split(", ").find_map(|p| p.strip_suffix(" received"));
-        received
+        let received = received
             .and_then(|n| n.parse().ok())
-            .unwrap_or_else(|| panic!("ping {address}: {out}"))
+            .unwrap_or_else(|| panic!("ping {address}: {out}"));
+        if received < count {
+            // Which of them, and how late the others were; shown when the test fails.
+            println!("{out}");
+        }
+        received
     }
 }
 
