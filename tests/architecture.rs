@@ -22,6 +22,10 @@ const ALLOWED: &[(&str, &[&str])] = &[
     ("viaduct-fib", &["viaduct-encap"]),
     ("viaduct-encap", &[]),
     ("viaduct-config", &[]),
+    (
+        "viaduct-fuzz",
+        &["viaduct-router", "viaduct-fib", "viaduct-encap"],
+    ),
 ];
 
 /// What the planes must not know.

@@ -49,6 +49,64 @@ fn each_node_is_a_hop_that_answers_from_its_overlay_address() {
     }
 }
 
+/// The nodes on the way to `to`, as `traceroute` shows them; the pod itself comes last.
+fn hops(from: &Pod, to: &str) -> Vec<String> {
+    let said = from
+        .namespace
+        .run(&format!("traceroute -n -q 2 -w 2 -m 6 {to}"));
+    let lines = said.lines().skip(1);
+    let hop = |line: &str| line.split_whitespace().nth(1).map(str::to_owned);
+    lines.map(|line| hop(line).expect("a hop")).collect()
+}
+
+#[test]
+fn traceroute_shows_the_way_by_workers_and_by_the_kernel() {
+    let mut bed = Testbed::new();
+    let (a, b) = (bed.node(1, 1), bed.node(2, 1));
+    let (web, far) = (bed.pod(&a, "web", 2), bed.pod(&b, "web", 2));
+    let mut ra = bed.router(&a, &[&web], &[(2, &vtep_mac(2))], "count = 1");
+    let mut rb = bed.router(&b, &[&far], &[(1, &vtep_mac(1))], "count = 1");
+    let ways = [
+        ["10.244.1.0".to_owned(), "10.244.2.0".to_owned(), far.v4()],
+        [
+            "fd00:10:244:1::".to_owned(),
+            "fd00:10:244:2::".to_owned(),
+            far.v6(),
+        ],
+    ];
+    for way in &ways {
+        assert_eq!(hops(&web, &way[2]), way);
+    }
+    for router in [&ra, &rb] {
+        assert!(router.dropped("hop-limit-exceeded") >= 4);
+    }
+    for router in [&mut ra, &mut rb] {
+        router.kill();
+    }
+    for way in &ways {
+        assert_eq!(hops(&web, &way[2]), way, "by the kernel");
+    }
+}
+
+/// UDP with don't-fragment, from a pod whose interface takes more than the way.
+#[test]
+fn udp_learns_the_path_mtu() {
+    let mut bed = Testbed::new();
+    let (a, b) = (bed.node(1, 1), bed.node(2, 1));
+    let (web, far) = (bed.pod(&a, "web", 2), bed.pod(&b, "web", 2));
+    widen(&a, &web);
+    let ra = bed.router(&a, &[&web], &[(2, &vtep_mac(2))], "count = 1");
+    let _rb = bed.router(&b, &[&far], &[(1, &vtep_mac(1))], "count = 1");
+    for to in [far.v4(), far.v6()] {
+        let said = web.namespace.run(&format!("tracepath -n -m 6 {to}"));
+        assert!(said.contains("pmtu 1500"), "at first: {said}");
+        assert!(said.contains("pmtu 1450 hops 3"), "at last: {said}");
+        assert!(said.contains("reached"), "{said}");
+    }
+    assert!(ra.dropped("too-big") >= 2);
+    ra.assert_balanced();
+}
+
 #[test]
 fn a_path_mtu_is_discovered_and_ipv4_without_df_is_cut() {
     let mut bed = Testbed::new();

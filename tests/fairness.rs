@@ -26,21 +26,7 @@ fn lost_beside(greedy: u8) -> (u64, u64) {
     }
     let stream = modest.udp_stream(&far, &far.v4(), 5005, 500);
     let before = (stream.lost(), ra.port("veth-modest", "rx_packets"));
-    let floods: Vec<_> = others
-        .iter()
-        .zip(5201..)
-        .map(|(pod, port)| {
-            let mut server = far.namespace.spawn(&format!(
-                "iperf3 --server --one-off --forceflush --port {port}"
-            ));
-            while !server.line().contains("listening") {}
-            let client = pod.namespace.spawn(&format!(
-                "timeout 20 iperf3 --client {} --port {port} --udp --bitrate 0 --length 64 --time 15",
-                far.v4()
-            ));
-            [server, client]
-        })
-        .collect();
+    let floods: Vec<_> = others.iter().map(|pod| pod.flood(&far.v4())).collect();
     std::thread::sleep(std::time::Duration::from_secs(4));
     let flooded: u64 = others
         .iter()
@@ -51,6 +37,11 @@ fn lost_beside(greedy: u8) -> (u64, u64) {
     let kernel = ra.port("veth-modest", "kernel_drops");
     stream.goes_on();
     let lost = stream.lost() - before.0;
+    let taken: Vec<u64> = others
+        .iter()
+        .map(|pod| ra.port(&pod.interface, "rx_packets"))
+        .collect();
+    println!("of each greedy pod the worker took {taken:?}");
     println!(
         "{greedy} greedy pods: {flooded} packets; the modest one's: {seen}, {lost} lost, {kernel} of them in front of the worker"
     );

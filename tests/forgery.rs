@@ -3,7 +3,7 @@
 
 mod common;
 
-use common::{Ears, Namespace, Pair, Setup, vtep_mac};
+use common::{Ears, Namespace, Pair, Process, Setup, Vxlan, vtep_mac, wait_for};
 
 /// Who hears something, and who attacks.
 struct Site {
@@ -137,6 +137,53 @@ impl Site {
         pod.forge(&format!("advertise eth0 {own} 33:33:00:00:00:01"));
     }
 
+    /// `encap-attack` from one place: a DNS question in a tunnel, until it says that it has sent it.
+    fn encap_attack(&self, from: &Namespace, words: &str, to: &str) -> Process {
+        let tool = std::env::var("ENCAP_ATTACK").expect("the program's path: ./dev attack");
+        let mut attack = from.spawn(&format!(
+            "{tool} --iface eth0 {words} request --dst-ip {to} dns --dst-port 7777 --query-type A attack"
+        ));
+        loop {
+            let line = attack.line();
+            assert!(!line.is_empty(), "{words}: it ended");
+            if line.contains("Sending") {
+                return attack;
+            }
+        }
+    }
+
+    /// All that `encap-attack` offers against the first node and the second: from a stranger with
+    /// its own and with the second node's address, and from a pod, by VXLAN and by IP in IP.
+    fn attack_by_encap_attack(&self, when: &str) {
+        let far = self.far_ears();
+        let [web, other] = &self.pair.pods;
+        let vxlan = |spoof: &str, node: u8| {
+            let mac = vtep_mac(node);
+            format!("vxlan -d 192.0.2.{node} {spoof} -mi {mac} --vni 1 -pd 8472")
+        };
+        for to in [web.v4(), HOST[0].to_owned()] {
+            for (inner, spoof) in [
+                ("", ""),
+                ("", "-s 192.0.2.2"),
+                ("--ip 10.244.2.2", ""),
+                ("--ip 10.244.1.9", "-s 192.0.2.2"),
+            ] {
+                let words = format!("{inner} {}", vxlan(spoof, 1));
+                self.encap_attack(&self.stranger, &words, &to);
+            }
+            self.encap_attack(&self.stranger, "ipip -d 192.0.2.1", &to);
+        }
+        for spoof in ["", "-s 192.0.2.1"] {
+            self.encap_attack(&web.namespace, &vxlan(spoof, 2), &other.v4());
+        }
+        for spoof in ["", "-s 192.0.2.2"] {
+            self.encap_attack(&web.namespace, &vxlan(spoof, 1), HOST[0]);
+        }
+        self.only_honest(when);
+        let heard = far.take();
+        assert!(heard.is_empty(), "{when}: the far pod: {heard:?}");
+    }
+
     fn far_ears(&self) -> Ears {
         let [_, far] = &self.pair.pods;
         far.namespace.hear(&[&far.v4(), &far.v6()])
@@ -195,4 +242,29 @@ fn forged_packets_go_nowhere_in_any_state() {
         hit.count() >= 4,
         "the kernel's own rules dropped them: {table}"
     );
+}
+
+/// Shows first that the attacker's tool works: a kernel's own VXLAN device delivers what it sends.
+#[test]
+#[ignore = "takes encap-attack from PyPI: ./dev attack"]
+fn encap_attack_fails_in_any_state() {
+    let mut site = Site::new();
+    let plain = site.pair.bed.node(8, 1);
+    let victim = site.pair.bed.pod(&plain, "victim", 2);
+    plain.be_kernel_peer(&victim, &[1], Vxlan::default());
+    let ears = victim.namespace.hear(&[&victim.v4()]);
+    let words = format!("vxlan -d 192.0.2.8 -mi {} --vni 1 -pd 8472", vtep_mac(8));
+    site.encap_attack(&site.stranger, &words, &victim.v4());
+    let mut heard = Vec::new();
+    wait_for("the attack on a kernel's VXLAN device", || {
+        heard.extend(ears.take());
+        heard.iter().any(|word| word.contains("attack"))
+    });
+    site.only_honest("at first");
+    site.attack_by_encap_attack("running");
+    site.pair.routers[0].kill();
+    site.attack_by_encap_attack("killed");
+    site.pair.routers[0].start();
+    site.pair.routers[0].stop();
+    site.attack_by_encap_attack("stopped");
 }

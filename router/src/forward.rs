@@ -214,7 +214,7 @@ pub fn answer(
 ///
 /// # Errors
 /// The verdict, when the packet may go no further or cannot be cut.
-pub(crate) fn prepare_fragments(
+pub fn prepare_fragments(
     state: &mut WorkerState,
     frame: &mut Frame<'_>,
     network: NetworkId,

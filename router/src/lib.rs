@@ -26,7 +26,9 @@ pub use attach::{pinned_programs, remove_pins};
 pub use bpf::{Outcomes, XdpMode};
 pub use counters::{PortTotals, SocketTotals, WorkerTotals};
 pub use error::RouterError;
-pub use forward::{DEFAULT_NETWORK, Exception, Verdict, WorkerState, answer, forward, originate};
+pub use forward::{
+    DEFAULT_NETWORK, Exception, Verdict, WorkerState, answer, forward, originate, prepare_fragments,
+};
 pub use frame::{Frame, MAX_MTU};
 pub use reason::DropReason;
 pub use router::{Attached, PodSide, Router, RouterOptions};

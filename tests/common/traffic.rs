@@ -151,6 +151,12 @@ impl Pod {
             .spawn(&format!("{PYTHON} {} {words}", script("udp.py")))
     }
 
+    /// Sends datagrams of 64 bytes as fast as it can, until dropped.
+    pub fn flood(&self, address: &str) -> Process {
+        self.namespace
+            .spawn(&format!("{PYTHON} {} flood {address}", script("udp.py")))
+    }
+
     /// Sends an SCTP INIT whose CRC32c is `zero`, `right` or `wrong`; returns
     /// the one that has to arrive, in hex as on the wire.
     pub fn sctp(&self, source: &str, destination: &str, tag: u32, crc: &str) -> String {

@@ -100,5 +100,15 @@ def send(address, port, flows, each):
                 time.sleep(0.001)
 
 
+def flood(address):
+    s = udp(address)
+    to, data = (address, 9), bytes(64)
+    while True:
+        try:
+            s.sendto(data, to)
+        except OSError:
+            pass  # Its own queue is full, or nobody listens there.
+
+
 if __name__ == "__main__":
-    {"echo": echo, "ask": ask, "count": count, "send": send}[sys.argv[1].removesuffix("-cut")](*sys.argv[2:])
+    {"echo": echo, "ask": ask, "count": count, "send": send, "flood": flood}[sys.argv[1].removesuffix("-cut")](*sys.argv[2:])
