@@ -66,6 +66,9 @@ fn traceroute_shows_the_way_by_workers_and_by_the_kernel() {
     let (web, far) = (bed.pod(&a, "web", 2), bed.pod(&b, "web", 2));
     let mut ra = bed.router(&a, &[&web], &[(2, &vtep_mac(2))], "count = 1");
     let mut rb = bed.router(&b, &[&far], &[(1, &vtep_mac(1))], "count = 1");
+    // traceroute sends sixteen probes at once, more than a kernel answers.
+    far.namespace
+        .run("sysctl -qw net.ipv4.icmp_ratelimit=0 net.ipv6.icmp.ratelimit=0");
     let ways = [
         ["10.244.1.0".to_owned(), "10.244.2.0".to_owned(), far.v4()],
         [

@@ -204,8 +204,13 @@ impl Testbed {
     ) -> Daemon {
         let n = node.n;
         let name = format!("{}-{n}", self.id);
+        let max_ports = if setup.workers.contains("max_ports") {
+            ""
+        } else {
+            "max_ports = 16"
+        };
         let mut config = format!(
-            "[node]\nname = \"{name}\"\n[underlay]\ninterface = \"eth0\"\n{}\n[workers]\n{}\nmax_ports = 16\n\
+            "[node]\nname = \"{name}\"\n[underlay]\ninterface = \"eth0\"\n{}\n[workers]\n{}\n{max_ports}\n\
              [slow_path]\n{}\n[runtime]\ndirectory = \"{}\"\nbpffs = \"{BPFFS}/{}\"\n\
              [[networks]]\nname = \"default\"\nvni = 1\nvtep_mac = \"{}\"\n\
              pod_prefixes = [\"10.244.{n}.0/24\", \"fd00:10:244:{n}::/64\"]\n\
