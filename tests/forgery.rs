@@ -138,7 +138,7 @@ impl Site {
     }
 
     /// `encap-attack` from one place: a DNS question in a tunnel, until it says that it has sent it.
-    fn encap_attack(&self, from: &Namespace, words: &str, to: &str) {
+    fn encap_attack(from: &Namespace, words: &str, to: &str) {
         let tool = std::env::var("ENCAP_ATTACK").expect("the program's path: ./dev attack");
         let mut attack = from.spawn(&format!(
             "env PYTHONUNBUFFERED=1 {tool} --verbose --iface eth0 {words} request --dst-ip {to} dns --dst-port 7777 --query-type A attack"
@@ -165,15 +165,15 @@ impl Site {
                 ("--ip 10.244.1.9", "-s 192.0.2.2"),
             ] {
                 let words = format!("{inner} {}", vxlan(spoof, 1));
-                self.encap_attack(&self.stranger, &words, &to);
+                Self::encap_attack(&self.stranger, &words, &to);
             }
-            self.encap_attack(&self.stranger, "ipip -d 192.0.2.1", &to);
+            Self::encap_attack(&self.stranger, "ipip -d 192.0.2.1", &to);
         }
         for spoof in ["", "-s 192.0.2.1"] {
-            self.encap_attack(&web.namespace, &vxlan(spoof, 2), &other.v4());
+            Self::encap_attack(&web.namespace, &vxlan(spoof, 2), &other.v4());
         }
         for spoof in ["", "-s 192.0.2.2"] {
-            self.encap_attack(&web.namespace, &vxlan(spoof, 1), HOST[0]);
+            Self::encap_attack(&web.namespace, &vxlan(spoof, 1), HOST[0]);
         }
         self.only_honest(when);
         let heard = far.take();
@@ -250,7 +250,7 @@ fn encap_attack_fails_in_any_state() {
     plain.be_kernel_peer(&victim, &[1], Vxlan::default());
     let ears = victim.namespace.hear(&[&victim.v4()]);
     let words = format!("vxlan -d 192.0.2.8 -mi {} --vni 1 -pd 8472", vtep_mac(8));
-    site.encap_attack(&site.stranger, &words, &victim.v4());
+    Site::encap_attack(&site.stranger, &words, &victim.v4());
     let mut heard = Vec::new();
     wait_for("the attack on a kernel's VXLAN device", || {
         heard.extend(ears.take());

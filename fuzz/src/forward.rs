@@ -3,7 +3,7 @@
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
-use etherparse::{PacketBuilder, SlicedPacket, TransportSlice};
+use etherparse::{Ipv4Extensions, PacketBuilder, SlicedPacket, TransportSlice};
 use ipnet::IpNet;
 use viaduct_encap::icmp::IcmpError;
 use viaduct_fib::{NetworkId, PortId, Publisher, Reader};
@@ -102,7 +102,10 @@ impl Input {
         let vxlan = [&[8, 0, 0, 0, 0, 0, 1, 0], &self.frame[..]].concat();
         let mut wire = Vec::new();
         PacketBuilder::ethernet2([2, 0, 0, 0, 0, 2], [2, 0, 0, 0, 0, 1])
-            .ip(etherparse::IpHeaders::Ipv4(header, Default::default()))
+            .ip(etherparse::IpHeaders::Ipv4(
+                header,
+                Ipv4Extensions::default(),
+            ))
             .udp(50000, 8472)
             .write(&mut wire, &vxlan)
             .expect("a packet");
