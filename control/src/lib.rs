@@ -10,6 +10,7 @@
 mod agent;
 mod data_plane;
 mod error;
+pub mod gossip;
 pub mod kernel;
 mod next_hop;
 mod observe;

@@ -1,0 +1,643 @@
+//! One node of the gossip: what it does with datagrams and time.
+//!
+//! Three things go on. foca's SWIM finds out who lives. News (records that have changed) are pushed
+//! to some members every [`PUSH_INTERVAL`], so many times that with all likelihood everybody has
+//! them. And now and then a digest goes to one member, which answers with what it has where both
+//! differ: whatever the pushes have missed is found then, after a partition too.
+
+use std::collections::BTreeMap;
+use std::mem;
+use std::net::SocketAddr;
+use std::num::NonZeroUsize;
+use std::time::Duration;
+
+use foca::{Foca, NoCustomBroadcast, Notification, PostcardCodec, Runtime, Timer};
+use rand::rngs::StdRng;
+use rand::seq::{IndexedRandom, SliceRandom};
+use rand::{RngExt, SeedableRng};
+use ring::signature::Ed25519KeyPair;
+
+use super::record::{Content, NameHash, Record, RecordError, Signed, Version};
+use super::refusal::Refusal;
+use super::seal::{KeyRing, MAX_MESSAGE, Seal};
+use super::store::{Offer, Store, StoreError};
+use super::wire::{BUCKETS, Member, Message, ROOM, Range};
+
+/// How often news are pushed, while there are any.
+const PUSH_INTERVAL: Duration = Duration::from_millis(200);
+/// To how many members at a time.
+const FANOUT: usize = 4;
+/// Messages with news for a member at a time.
+const PUSH_MESSAGES: usize = 4;
+/// How often a digest goes to some member, on average.
+const PULL_INTERVAL: Duration = Duration::from_secs(5);
+/// How soon the next digest goes when one answer did not hold all.
+const PULL_ON: Duration = Duration::from_millis(100);
+/// How often peers are looked for by a node that knows of nobody.
+const SEEK_ALONE: Duration = Duration::from_secs(1);
+/// How often peers of the list that are no members are looked for.
+const SEEK_OTHERS: Duration = Duration::from_secs(30);
+/// How long a node waits before it speaks up against another that has its name: so often at most.
+const CONTEST_AFTER: Duration = Duration::from_secs(1);
+/// Messages that answer one message at most.
+const MAX_ANSWERS: usize = 16;
+/// Names asked for in a message.
+const MAX_NAMES: usize = 100;
+
+/// What a node is started with.
+#[derive(Clone, Debug)]
+pub struct Options {
+    /// The cluster's name; nodes of another do not hear each other.
+    pub cluster: String,
+    /// Who this node is.
+    pub member: Member,
+    /// SWIM's times. Its packets' length is set here.
+    pub swim: foca::Config,
+    /// The cluster's keys.
+    pub keys: KeyRing,
+    /// Seeds all that is random, the session of the seal among it.
+    pub seed: [u8; 32],
+}
+
+/// What happens, for the log.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Event {
+    /// A node lives.
+    Up(Member),
+    /// A node does not answer.
+    Down(Member),
+    /// A node's record has changed.
+    Record(NameHash),
+    /// A datagram was not taken.
+    Refused {
+        /// Where it came from.
+        from: SocketAddr,
+        /// Why.
+        why: Refusal,
+    },
+    /// A record was not taken.
+    RecordRefused {
+        /// Who brought it, not who wrote it.
+        from: SocketAddr,
+        /// Why.
+        why: StoreError,
+    },
+    /// Another node that lives has this node's name and key. This one says nothing any more.
+    Yielded {
+        /// The other one.
+        to: Member,
+    },
+    /// This node's record could not be made.
+    Unannounced(RecordError),
+}
+
+/// What is to be done at some time.
+#[derive(Clone, Debug)]
+enum Due {
+    Swim(Timer<Member>),
+    Push,
+    Pull,
+    /// Once more, since an answer did not hold all.
+    PullOn,
+    Seek,
+    Contest,
+}
+
+/// What becomes of this node's name.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Claim {
+    Held,
+    /// Somebody else has spoken in it.
+    Contested,
+    /// It is another's, and this node says nothing.
+    Yielded,
+}
+
+/// A record that not everybody has yet.
+#[derive(Clone, Copy, Debug)]
+struct News {
+    name: NameHash,
+    /// How many times more this node sends it.
+    left: usize,
+}
+
+/// A node.
+pub struct Engine {
+    cluster: String,
+    key: Ed25519KeyPair,
+    foca: Foca<Member, PostcardCodec, StdRng, NoCustomBroadcast>,
+    seal: Seal,
+    store: Store,
+    rng: StdRng,
+    /// Who lives, without this node; foca's list, copied where it is drawn from.
+    members: Vec<Member>,
+    /// Whether foca's list may have changed since.
+    members_stale: bool,
+    pulls_on: bool,
+    seeds: Vec<SocketAddr>,
+    /// What this node says, and in which version it was said.
+    own: Option<(Content, Version)>,
+    claim: Claim,
+    news: Vec<News>,
+    due: BTreeMap<(Duration, u64), Due>,
+    /// Of things to do; what is due at one time has an order.
+    number: u64,
+    out: Vec<(SocketAddr, Vec<u8>)>,
+    events: Vec<Event>,
+}
+
+/// What foca wants to be done.
+#[derive(Default)]
+struct Wanted {
+    send: Vec<(SocketAddr, Vec<u8>)>,
+    timers: Vec<(Duration, Timer<Member>)>,
+    events: Vec<Event>,
+    members_changed: bool,
+}
+
+impl Runtime<Member> for Wanted {
+    fn notify(&mut self, notification: Notification<'_, Member>) {
+        self.members_changed = true;
+        match notification {
+            Notification::MemberUp(member) => self.events.push(Event::Up(member.clone())),
+            Notification::MemberDown(member) => self.events.push(Event::Down(member.clone())),
+            _ => {}
+        }
+    }
+
+    fn send_to(&mut self, to: Member, data: &[u8]) {
+        self.send.push((to.address, data.to_vec()));
+    }
+
+    fn submit_after(&mut self, event: Timer<Member>, after: Duration) {
+        self.timers.push((after, event));
+    }
+}
+
+impl Engine {
+    /// A node that knows nobody. `key` is the node's own; it says who wrote its record.
+    pub fn new(options: Options, key: Ed25519KeyPair, now: Duration) -> Self {
+        let mut rng = StdRng::from_seed(options.seed);
+        let mut swim = options.swim;
+        swim.max_packet_size = NonZeroUsize::new(ROOM).unwrap_or(NonZeroUsize::MIN);
+        let swim_rng = StdRng::from_rng(&mut rng);
+        let mut engine = Self {
+            seal: Seal::new(options.keys, rng.random()),
+            store: Store::new(&options.cluster),
+            foca: Foca::new(options.member, swim, swim_rng, PostcardCodec),
+            cluster: options.cluster,
+            key,
+            rng,
+            members: Vec::new(),
+            members_stale: false,
+            pulls_on: false,
+            seeds: Vec::new(),
+            own: None,
+            claim: Claim::Held,
+            news: Vec::new(),
+            due: BTreeMap::new(),
+            number: 0,
+            out: Vec::new(),
+            events: Vec::new(),
+        };
+        engine.at(now, Due::Seek);
+        engine.at(now + PULL_INTERVAL, Due::Pull);
+        engine
+    }
+
+    /// Who this node is.
+    pub fn member(&self) -> &Member {
+        self.foca.identity()
+    }
+
+    /// Who lives, without this node.
+    pub fn members(&self) -> impl Iterator<Item = &Member> {
+        self.foca.iter_members().map(foca::Member::id)
+    }
+
+    /// What is known of all nodes, this one among them.
+    pub fn store(&self) -> &Store {
+        &self.store
+    }
+
+    /// Datagrams to send, since the last call.
+    pub fn take_datagrams(&mut self) -> Vec<(SocketAddr, Vec<u8>)> {
+        mem::take(&mut self.out)
+    }
+
+    /// What has happened since the last call.
+    pub fn take_events(&mut self) -> Vec<Event> {
+        mem::take(&mut self.events)
+    }
+
+    /// When [`wake`](Self::wake) has something to do.
+    pub fn next_at(&self) -> Option<Duration> {
+        self.due.keys().next().map(|(at, _)| *at)
+    }
+
+    /// Where other nodes may be found; replaces the earlier list.
+    pub fn set_seeds(&mut self, seeds: Vec<SocketAddr>) {
+        self.seeds = seeds;
+        if self.foca.num_members() == 0 {
+            self.seek();
+        }
+    }
+
+    /// Says this of the node from now on.
+    ///
+    /// # Errors
+    /// When nobody would take it; what was said before stands.
+    pub fn announce(&mut self, content: Content, now: Duration) -> Result<(), RecordError> {
+        let change = self.own.as_ref().map_or(0, |(_, version)| version.change);
+        let incarnation = self.own.as_ref().map_or_else(
+            || self.foca.identity().incarnation,
+            |(_, version)| version.incarnation,
+        );
+        self.say(
+            content,
+            Version {
+                incarnation,
+                change: change + 1,
+            },
+            now,
+        )
+    }
+
+    fn say(
+        &mut self,
+        content: Content,
+        version: Version,
+        now: Duration,
+    ) -> Result<(), RecordError> {
+        let me = self.foca.identity();
+        let record = Record {
+            name: me.name.clone(),
+            version,
+            instance: me.instance,
+            started: me.incarnation,
+            content: content.clone(),
+        };
+        let signed = Signed::new(&record, &self.cluster, &self.key)?;
+        self.own = Some((content, version));
+        if self.claim != Claim::Yielded
+            && let Offer::Taken(name) = self.store.offer(&signed, now)
+        {
+            self.is_news(name, now);
+        }
+        Ok(())
+    }
+
+    /// Tells the others that this node and its pods have gone.
+    pub fn leave(&mut self, now: Duration) {
+        if self.own.is_some() && self.announce(Content::Gone, now).is_ok() {
+            for _ in 0..2 {
+                self.push();
+            }
+        }
+        self.swim(now, |foca, wanted| foca.leave_cluster(wanted));
+    }
+
+    /// Does what is due.
+    pub fn wake(&mut self, now: Duration) {
+        while let Some(entry) = self.due.first_entry() {
+            if entry.key().0 > now {
+                break;
+            }
+            match entry.remove() {
+                Due::Swim(timer) => self.swim(now, |foca, wanted| foca.handle_timer(timer, wanted)),
+                Due::Push => {
+                    self.push();
+                    if !self.news.is_empty() {
+                        self.at(now + PUSH_INTERVAL, Due::Push);
+                    }
+                }
+                Due::Contest => self.contest(now),
+                Due::PullOn => {
+                    self.pulls_on = false;
+                    self.pull();
+                }
+                Due::Pull => {
+                    self.store.expire(now);
+                    self.pull();
+                    // Not all at once, when all were started at once.
+                    let wait = PULL_INTERVAL.mul_f64(self.rng.random_range(0.5..1.5));
+                    self.at(now + wait, Due::Pull);
+                }
+                Due::Seek => {
+                    self.seek();
+                    let wait = if self.members.is_empty() {
+                        SEEK_ALONE
+                    } else {
+                        SEEK_OTHERS
+                    };
+                    self.at(now + wait, Due::Seek);
+                }
+            }
+        }
+    }
+
+    /// Takes a datagram, which is opened where it lies.
+    pub fn datagram(&mut self, from: SocketAddr, datagram: &mut [u8], now: Duration) {
+        let opened = self.seal.open(datagram);
+        let message = opened.and_then(|bytes| Message::from_bytes(bytes));
+        let taken = message.and_then(|message| self.message(from, message, now));
+        if let Err(why) = taken {
+            self.events.push(Event::Refused { from, why });
+        }
+    }
+
+    fn message(
+        &mut self,
+        from: SocketAddr,
+        message: Message,
+        now: Duration,
+    ) -> Result<(), Refusal> {
+        match message {
+            Message::Hello(_) => {
+                let me = self.foca.identity().clone();
+                self.send(from, &Message::Welcome(me));
+            }
+            Message::Welcome(member) => {
+                let to = member.address;
+                self.swim(now, |foca, wanted| foca.announce(member, wanted));
+                self.send_digest(to);
+            }
+            Message::Swim(bytes) => {
+                self.swim(now, |foca, wanted| foca.handle_data(&bytes, wanted));
+            }
+            Message::Records(records) => {
+                for signed in &records {
+                    self.take(from, signed, now);
+                }
+            }
+            Message::Digest(digest) => {
+                if digest.len() != BUCKETS {
+                    return Err(Refusal::Malformed);
+                }
+                self.send_ranges(from, &digest);
+            }
+            Message::Ranges(ranges) => self.compare(from, &ranges, now),
+            Message::Request(names) => {
+                let held = names.iter().filter_map(|name| self.store.get(*name));
+                let records: Vec<_> = held.map(|held| held.signed.clone()).collect();
+                self.send_records(from, &records);
+            }
+        }
+        Ok(())
+    }
+
+    /// Runs something of foca's and carries out what it wants.
+    fn swim(
+        &mut self,
+        now: Duration,
+        work: impl FnOnce(
+            &mut Foca<Member, PostcardCodec, StdRng, NoCustomBroadcast>,
+            &mut Wanted,
+        ) -> Result<(), foca::Error>,
+    ) {
+        let mut wanted = Wanted::default();
+        let alone = self.foca.num_members() == 0;
+        // Its errors speak of packets that are late, or of members that have gone meanwhile.
+        let _ = work(&mut self.foca, &mut wanted);
+        for (to, data) in wanted.send {
+            self.send(to, &Message::Swim(data));
+        }
+        for (after, timer) in wanted.timers {
+            self.at(now + after, Due::Swim(timer));
+        }
+        self.events.append(&mut wanted.events);
+        self.members_stale |= wanted.members_changed;
+        if alone && self.foca.num_members() > 0 {
+            self.pull();
+        }
+    }
+
+    fn refresh_members(&mut self) {
+        if mem::take(&mut self.members_stale) {
+            self.members.clear();
+            let members = self.foca.iter_members().map(|member| member.id().clone());
+            self.members.extend(members);
+        }
+    }
+
+    fn at(&mut self, when: Duration, what: Due) {
+        self.number += 1;
+        self.due.insert((when, self.number), what);
+    }
+
+    fn send(&mut self, to: SocketAddr, message: &Message) {
+        let bytes = message.to_bytes();
+        debug_assert!(bytes.len() <= MAX_MESSAGE, "{message:?}");
+        self.out.push((to, self.seal.seal(&bytes)));
+    }
+
+    /// Takes a record that somebody sent.
+    fn take(&mut self, from: SocketAddr, signed: &Signed, now: Duration) {
+        match self.store.offer(signed, now) {
+            Offer::Known => {}
+            Offer::Refused(why) => self.events.push(Event::RecordRefused { from, why }),
+            Offer::Taken(name) => {
+                self.is_news(name, now);
+                let Some(held) = self.store.get(name) else {
+                    return;
+                };
+                let (record, me) = (&held.record, self.foca.identity());
+                if record.name != me.name || record.instance != me.instance {
+                    let (ours, member) = (record.name == me.name, member_of(record));
+                    self.meet(member, now);
+                    if ours && self.claim == Claim::Held {
+                        self.claim = Claim::Contested;
+                        self.at(now + CONTEST_AFTER, Due::Contest);
+                    }
+                }
+            }
+        }
+    }
+
+    /// Whoever has a record may live: SWIM will see. Without this a node of many would hear of the
+    /// last of them after minutes.
+    fn meet(&mut self, member: Option<Member>, now: Duration) {
+        let member = member.map(foca::Member::alive);
+        self.swim(now, |foca, wanted| {
+            foca.apply_many(member.into_iter(), false, wanted)
+        });
+    }
+
+    /// Another node, or this one before it forgot which incarnation it was, has said something
+    /// later in this node's name. The one that lives has the last word; of two the one with the
+    /// lower instance, so that they do not go on for ever.
+    fn contest(&mut self, now: Duration) {
+        self.claim = Claim::Held;
+        let me = self.foca.identity().clone();
+        let Some(held) = self.store.get(NameHash::of(&me.name)) else {
+            return;
+        };
+        let (instance, version) = (held.record.instance, held.record.version);
+        if instance == me.instance {
+            return;
+        }
+        let twin = self
+            .members()
+            .find(|m| m.name == me.name && m.instance == instance);
+        if let Some(to) = twin.cloned()
+            && instance < me.instance
+        {
+            self.claim = Claim::Yielded;
+            self.events.push(Event::Yielded { to });
+        } else if let Some((content, _)) = self.own.clone() {
+            let version = Version {
+                incarnation: version.incarnation + 1,
+                change: 1,
+            };
+            if let Err(error) = self.say(content, version, now) {
+                self.events.push(Event::Unannounced(error));
+            }
+        }
+    }
+
+    /// Others are to have this.
+    fn is_news(&mut self, name: NameHash, now: Duration) {
+        self.events.push(Event::Record(name));
+        if self.news.is_empty() {
+            self.at(now, Due::Push);
+        }
+        self.news.retain(|news| news.name != name);
+        // As memberlist does it: four times the digits of the number of nodes.
+        let digits = (self.foca.num_members() + 1).ilog10() + 1;
+        let left = 4 * usize::try_from(digits).unwrap_or(1);
+        self.news.push(News { name, left });
+    }
+
+    /// Sends what was sent least so far.
+    fn push(&mut self) {
+        self.refresh_members();
+        if self.members.is_empty() {
+            // Whoever comes asks for all.
+            self.news.clear();
+            return;
+        }
+        self.news.sort_by_key(|news| usize::MAX - news.left);
+        let targets: Vec<_> = (self.members.sample(&mut self.rng, FANOUT))
+            .map(|member| member.address)
+            .collect();
+        let store = &self.store;
+        let records = self.news.iter().filter_map(|news| store.get(news.name));
+        let (messages, packed) = pack(records.map(|held| &held.signed), PUSH_MESSAGES);
+        for target in &targets {
+            for message in &messages {
+                self.send(*target, message);
+            }
+        }
+        for news in self.news.iter_mut().take(packed) {
+            news.left = news.left.saturating_sub(targets.len());
+        }
+        self.news.retain(|news| news.left > 0);
+    }
+
+    fn pull(&mut self) {
+        self.refresh_members();
+        if let Some(member) = self.members.choose(&mut self.rng) {
+            let to = member.address;
+            self.send_digest(to);
+        }
+    }
+
+    fn send_digest(&mut self, to: SocketAddr) {
+        let digest = self.store.digest().to_vec();
+        self.send(to, &Message::Digest(digest));
+    }
+
+    fn send_ranges(&mut self, to: SocketAddr, digest: &[u64]) {
+        let mut ranges = self.store.differing(digest);
+        // Other ones each time, when they are more than an answer holds.
+        ranges.shuffle(&mut self.rng);
+        let (mut message, mut len, mut sent) = (Vec::new(), 0, 0);
+        for range in ranges {
+            let bytes = postcard::to_stdvec(&range).map_or(0, |bytes| bytes.len());
+            if len + bytes > ROOM {
+                self.send(to, &Message::Ranges(mem::take(&mut message)));
+                (len, sent) = (0, sent + 1);
+                if sent == MAX_ANSWERS {
+                    return;
+                }
+            }
+            message.push(range);
+            len += bytes;
+        }
+        if !message.is_empty() {
+            self.send(to, &Message::Ranges(message));
+        }
+    }
+
+    fn compare(&mut self, from: SocketAddr, ranges: &[Range], now: Duration) {
+        let (mut wanted, mut lacked) = (Vec::new(), Vec::new());
+        for range in ranges {
+            let (names, records) = self.store.compare(range);
+            wanted.extend(names);
+            lacked.extend(records.into_iter().cloned());
+        }
+        let all = wanted.len() < MAX_NAMES && lacked.is_empty();
+        wanted.truncate(MAX_NAMES);
+        if !wanted.is_empty() {
+            self.send(from, &Message::Request(wanted));
+        }
+        self.send_records(from, &lacked);
+        if !all && !mem::replace(&mut self.pulls_on, true) {
+            self.at(now + PULL_ON, Due::PullOn);
+        }
+    }
+
+    fn send_records(&mut self, to: SocketAddr, records: &[Signed]) {
+        let (messages, _) = pack(records.iter(), MAX_ANSWERS);
+        for message in &messages {
+            self.send(to, message);
+        }
+    }
+
+    fn seek(&mut self) {
+        self.refresh_members();
+        let me = self.foca.identity().clone();
+        let known = |seed: &SocketAddr| {
+            *seed == me.address || self.members.iter().any(|member| member.address == *seed)
+        };
+        let unknown: Vec<_> = self.seeds.iter().copied().filter(|s| !known(s)).collect();
+        for seed in unknown {
+            self.send(seed, &Message::Hello(me.clone()));
+        }
+    }
+}
+
+/// A node as its record has it.
+fn member_of(record: &Record) -> Option<Member> {
+    let Content::Here { gossip, .. } = record.content else {
+        return None;
+    };
+    Some(Member {
+        name: record.name.clone(),
+        address: gossip,
+        incarnation: record.started,
+        instance: record.instance,
+        renewal: 0,
+    })
+}
+
+/// Puts records into at most so many messages; how many of them are in.
+fn pack<'a>(records: impl Iterator<Item = &'a Signed>, max: usize) -> (Vec<Message>, usize) {
+    let (mut messages, mut message, mut len, mut packed) = (Vec::new(), Vec::new(), 0, 0);
+    for signed in records {
+        if len + signed.len() > ROOM {
+            messages.push(Message::Records(mem::take(&mut message)));
+            len = 0;
+            if messages.len() == max {
+                return (messages, packed);
+            }
+        }
+        len += signed.len();
+        packed += 1;
+        message.push(signed.clone());
+    }
+    if !message.is_empty() {
+        messages.push(Message::Records(message));
+    }
+    (messages, packed)
+}

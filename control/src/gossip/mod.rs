@@ -1,0 +1,21 @@
+//! Gossip: nodes find each other from one peer's address and learn each other's prefixes.
+//!
+//! Everything here but the transport takes time and randomness as arguments and does no I/O:
+//! a simulation of many nodes runs the same code as a node.
+
+mod engine;
+mod record;
+mod refusal;
+mod seal;
+mod store;
+mod wire;
+
+pub use engine::{Engine, Event, Options};
+pub use record::{
+    Content, MAX_NAME, MAX_RECORD, NameHash, NetworkPart, PublicKey, Record, RecordError, Signed,
+    Version, is_name,
+};
+pub use refusal::Refusal;
+pub use seal::{KeyId, KeyRing, MAX_DATAGRAM, Seal};
+pub use store::{GONE_FOR, Held, Offer, Store, StoreError};
+pub use wire::{Member, Message};

@@ -1,0 +1,168 @@
+//! Gossip among many nodes, simulated: the engine, the store and the seal are the real ones.
+
+mod net;
+
+use std::time::Duration;
+
+use net::{Faults, Net};
+use rand::rngs::StdRng;
+use rand::{RngExt, SeedableRng};
+
+const fn secs(secs: u64) -> Duration {
+    Duration::from_secs(secs)
+}
+
+/// Nodes that have found each other from one peer's address.
+fn cluster(count: usize, seed: u64, faults: Faults) -> Net {
+    let mut net = Net::new(count, seed, faults);
+    for node in 0..count {
+        net.start(node, 0);
+        net.run(Duration::from_millis(20));
+    }
+    let end = net.now + secs(60);
+    let joined = net.run_until(end, |net| {
+        net.agree() && net.members().iter().all(|&members| members + 1 == count)
+    });
+    assert!(joined, "seed {seed}: {:?}", net.members());
+    net
+}
+
+/// Things happen to a cluster at random; when they have ended, all know the same.
+fn scenario(count: usize, seed: u64) {
+    let mut rng = StdRng::seed_from_u64(seed);
+    let faults = Faults {
+        loss: rng.random_range(0..=200),
+        twice: rng.random_range(0..=100),
+    };
+    let mut net = cluster(count, seed, Faults::default());
+    net.faults = faults;
+    let mut running = vec![true; count];
+    for _ in 0..8 {
+        let node = rng.random_range(0..count);
+        match rng.random_range(0..6) {
+            0 | 1 if running[node] => net.change(node),
+            2 if running[node] && node != 0 => {
+                net.kill(node);
+                running[node] = false;
+            }
+            3 if !running[node] => {
+                net.start(node, 0);
+                running[node] = true;
+            }
+            4 => {
+                for side in &mut net.sides {
+                    *side = rng.random_range(0..2);
+                }
+            }
+            _ => net.sides.fill(0),
+        }
+        net.run(Duration::from_millis(rng.random_range(0..8000)));
+    }
+    net.sides.fill(0);
+    let end = net.now + secs(200);
+    net.run_until(end, Net::agree);
+    net.check(&format!("seed {seed}"));
+}
+
+#[test]
+fn three_nodes_find_each_other_and_learn_a_change() {
+    let mut net = cluster(3, 1, Faults::default());
+    net.change(2);
+    let end = net.now + secs(1);
+    assert!(net.run_until(end, |net| net.who_lack(2) == 0));
+    net.check("three");
+}
+
+#[test]
+fn who_leaves_is_gone_and_who_dies_is_not() {
+    let mut net = cluster(5, 2, Faults::default());
+    net.leave(3);
+    net.run(secs(1));
+    net.kill(3);
+    net.kill(4);
+    net.run(secs(60));
+    assert_eq!(net.members(), [2, 2, 2]);
+    let store = net.engine(0).store();
+    let gone = store
+        .iter()
+        .filter(|held| held.record.content == viaduct_control::gossip::Content::Gone);
+    let gone: Vec<_> = gone.map(|held| held.record.name.clone()).collect();
+    assert_eq!(gone, ["node-3"], "and node-4's record stays");
+    assert_eq!(store.len(), 5);
+}
+
+/// With the same key, too, as when a machine was copied.
+#[test]
+fn of_two_with_one_name_one_yields() {
+    for seed in 0..40 {
+        let mut net = Net::new(6, seed, Faults::default());
+        net.name(5, "node-4");
+        for node in 0..6 {
+            net.start(node, 0);
+        }
+        net.run(secs(60));
+        if !net.agree() {
+            net.show();
+        }
+        assert!(net.agree(), "seed {seed}");
+        let digest = *net.engine(0).store().digest();
+        net.run(secs(120));
+        assert_eq!(
+            digest,
+            *net.engine(0).store().digest(),
+            "seed {seed}: and no flap"
+        );
+    }
+}
+
+#[test]
+fn scenarios_of_twenty() {
+    let seeds = std::env::var("GOSSIP_SEEDS")
+        .ok()
+        .and_then(|s| s.parse().ok());
+    for seed in 0..seeds.unwrap_or(50) {
+        scenario(20, seed);
+    }
+}
+
+/// How fast a change is known to all, and what it costs when nothing changes.
+#[test]
+#[ignore = "minutes, with --release: ./dev bench gossip"]
+fn report() {
+    let sizes = std::env::var("GOSSIP_SIZES").unwrap_or_else(|_| "3 20 100 1000".to_owned());
+    println!("| nodes | loss | known to half | p99 | all | bytes/s a node, nothing changing |");
+    println!("|---|---|---|---|---|---|");
+    for count in sizes
+        .split_whitespace()
+        .map(|n| n.parse().expect("a number"))
+    {
+        let mut net = cluster(count, 1, Faults::default());
+        // SWIM's own news of who has come have ended.
+        net.run(secs(20));
+        net.faults.loss = 10;
+        let (bytes, time) = (net.bytes, 30);
+        net.run(secs(time));
+        let idle = (net.bytes - bytes) / time / count as u64;
+        let mut times = Vec::new();
+        for change in 0..10 {
+            let (node, start) = (change * count / 10, net.now);
+            net.change(node);
+            let mut lack = count - 1;
+            while lack > 0 {
+                net.run(Duration::from_millis(10));
+                let now = net.who_lack(node);
+                times.extend(vec![net.now.saturating_sub(start); lack - now]);
+                lack = now;
+            }
+            net.run(secs(2));
+        }
+        times.sort_unstable();
+        let at = |part: usize| times[(times.len() - 1) * part / 100].as_millis();
+        println!(
+            "| {count} | 1% | {} ms | {} ms | {} ms | {idle} |",
+            at(50),
+            at(99),
+            at(100)
+        );
+    }
+}
