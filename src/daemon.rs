@@ -2,12 +2,14 @@
 
 use std::collections::BTreeSet;
 use std::fs::{self, File, TryLockError};
+use std::future::pending;
 use std::os::unix::fs::MetadataExt;
 use std::time::Duration;
 
 use anyhow::{Context, bail};
 use tokio::signal::unix::{SignalKind, signal};
 use viaduct_config::{Config, OnExit, RuntimeConfig, XdpMode};
+use viaduct_control::gossip::{Gossip, cluster_key};
 use viaduct_control::kernel::Kernel;
 use viaduct_control::{Agent, OwnAddresses, remove_slow_path};
 use viaduct_fib::Publisher;
@@ -15,6 +17,7 @@ use viaduct_router::{Router, pinned_programs, remove_pins};
 
 use crate::host;
 use crate::options::{agent_options, router_options, vni};
+use crate::peers;
 use crate::plane::{Plane, SharedRouter};
 use crate::server::Server;
 
@@ -35,6 +38,9 @@ pub(crate) fn check(config: &Config) -> anyhow::Result<()> {
         // A router that runs, or died, has its programs there by right.
         let own = pinned_programs(&config.runtime.pins(&config.node.name));
         host::no_foreign_xdp(&kernel, &links, &own, Duration::ZERO).await?;
+        if let Some(gossip) = &config.gossip {
+            cluster_key(&gossip.key_file)?;
+        }
         println!(
             "{}: good; underlay {} {}",
             config.file.display(),
@@ -131,6 +137,7 @@ async fn serve(config: &Config) -> anyhow::Result<()> {
         tracing::warn!(pins = %pins.display(), links = own.len(), "taking over the XDP links of a predecessor");
     }
     host::no_foreign_xdp(&kernel, &links, &own, Duration::from_secs(1)).await?;
+    let gossip = peers::start(config, underlay.addresses)?;
 
     let (publisher, readers) = Publisher::new();
     let mut router = Router::start(router_options(config), &readers)?;
@@ -151,7 +158,8 @@ async fn serve(config: &Config) -> anyhow::Result<()> {
     };
     let agent = Agent::start(agent_options(config, &underlay), publisher, plane).await?;
     let asked = (agent.status(), agent.handle());
-    let mut server = Server::bind(config, router.clone(), asked)?;
+    let handle = gossip.as_ref().map(Gossip::handle);
+    let mut server = Server::bind(config, router.clone(), asked, handle, underlay.addresses)?;
     let strangers = router.lock().started();
     if strangers > 0 {
         tracing::info!(
@@ -173,6 +181,7 @@ async fn serve(config: &Config) -> anyhow::Result<()> {
     let plane = tokio::select! {
         plane = agent.run(stop) => plane,
         never = server.serve() => match never {},
+        never = async { match gossip { Some(gossip) => gossip.run().await, None => pending().await } } => match never {},
     };
     if config.slow_path.on_exit == OnExit::FailClosed {
         router.lock().stay_closed();

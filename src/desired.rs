@@ -162,6 +162,7 @@ fn fixed_part_that_differs(old: &Config, new: &Config) -> Option<&'static str> {
         ("underlay", old.underlay == new.underlay),
         ("workers", old.workers == new.workers),
         ("slow_path", old.slow_path == new.slow_path),
+        ("gossip", old.gossip == new.gossip),
         ("[networks]", old.networks == new.networks),
     ];
     parts.iter().find(|(_, same)| !same).map(|(name, _)| *name)

@@ -5,7 +5,9 @@ mod client;
 mod daemon;
 mod desired;
 mod host;
+mod learned;
 mod options;
+mod peers;
 mod plane;
 mod report;
 mod server;
@@ -49,6 +51,10 @@ enum Command {
     Routes(client::Ask),
     /// Dropped packets, by port and reason
     Drops(client::Ask),
+    /// The nodes of the cluster, as gossip knows them
+    Peers(client::Ask),
+    /// Tell the other nodes that this one and its pods go for good
+    Leave(client::Ask),
     /// Add a pod to a running router, or remove one that was added
     #[command(subcommand)]
     Port(PortCommand),
@@ -305,6 +311,8 @@ fn main() -> ExitCode {
         Command::Ports(ask) => client::show("ports", &ask, report::ports_text),
         Command::Routes(ask) => client::show("routes", &ask, report::routes_text),
         Command::Drops(ask) => client::show("drops", &ask, report::drops_text),
+        Command::Peers(ask) => client::show("peers", &ask, report::peers_text),
+        Command::Leave(ask) => client::show("leave", &ask, |_| "done\n".to_owned()),
     };
     match result {
         Ok(()) => ExitCode::SUCCESS,

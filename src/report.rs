@@ -371,3 +371,41 @@ pub(crate) fn drops_text(reply: &Value) -> String {
         ],
     )
 }
+
+pub(crate) fn peers_text(reply: &Value) -> String {
+    let nodes = table(
+        reply.get("peers").unwrap_or(&Value::Null),
+        &[
+            ("NODE", "node"),
+            ("STATE", "state"),
+            ("ADDRESS", "address"),
+            ("PREFIXES", "prefixes"),
+            ("KNOWN FOR S", "known_for_s"),
+        ],
+    );
+    let mut text = nodes;
+    let unused = reply["unused"].as_array().map_or(0, Vec::len);
+    if unused > 0 {
+        text += "\nNot used of what they say:\n";
+        text += &table(
+            &reply["unused"],
+            &[("NODE", "node"), ("WHAT", "what"), ("WHY", "why")],
+        );
+    }
+    if let Some(address) = reply["yielded_to"].as_str() {
+        let _ = writeln!(
+            text,
+            "\nThe node at {address} has this node's name: this one says nothing."
+        );
+    }
+    let counts = reply["refused"].as_object().into_iter().flatten();
+    let counts: Vec<_> = counts.map(|(why, n)| format!("{why} {n}")).collect();
+    if !counts.is_empty() {
+        let _ = writeln!(
+            text,
+            "\nDatagrams that were not taken: {}",
+            counts.join(", ")
+        );
+    }
+    text
+}

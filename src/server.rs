@@ -12,16 +12,22 @@ use serde_json::{Value, json};
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
 use tokio::net::{UnixListener, UnixStream};
 use tokio::signal::unix::{Signal, SignalKind, signal};
+use tokio::sync::watch;
 use viaduct_config::Config;
-use viaduct_control::{AgentHandle, StatusHandle};
+use viaduct_control::gossip::{GossipHandle, Record};
+use viaduct_control::{AgentHandle, OwnAddresses, StatusHandle};
 
 use crate::desired::{Change, Desired, Kind};
+use crate::learned::{self, Learned};
 use crate::options::{port_options, route_options};
+use crate::peers;
 use crate::plane::SharedRouter;
 use crate::report::{self, View};
 
 /// How long a client may take.
 const PATIENCE: Duration = Duration::from_secs(5);
+/// How long what other nodes say is gathered before it is taken.
+const GATHER: Duration = Duration::from_millis(20);
 const MAX_REQUEST: u64 = 64 << 10;
 
 pub(crate) struct Server {
@@ -31,6 +37,10 @@ pub(crate) struct Server {
     desired: Desired,
     handle: AgentHandle,
     hang_up: Signal,
+    /// What other nodes say of themselves, if anybody is asked.
+    gossip: Option<(GossipHandle, watch::Receiver<Vec<Record>>)>,
+    own: OwnAddresses,
+    learned: Learned,
 }
 
 impl Server {
@@ -40,6 +50,8 @@ impl Server {
         config: &Config,
         router: SharedRouter,
         (agent, handle): (StatusHandle, AgentHandle),
+        gossip: Option<GossipHandle>,
+        own: OwnAddresses,
     ) -> anyhow::Result<Self> {
         let path = config.runtime.socket(&config.node.name);
         let doing = || format!("cannot listen on {}", path.display());
@@ -56,6 +68,12 @@ impl Server {
             desired: Desired::new(config)?,
             handle,
             hang_up: signal(SignalKind::hangup()).context("cannot catch SIGHUP")?,
+            gossip: gossip.map(|handle| {
+                let records = handle.records();
+                (handle, records)
+            }),
+            own,
+            learned: Learned::default(),
         })
     }
 
@@ -69,6 +87,11 @@ impl Server {
                         tokio::time::sleep(Duration::from_millis(100)).await;
                     }
                 },
+                () = news(&mut self.gossip) => {
+                    // A cluster that starts has many.
+                    tokio::time::sleep(GATHER).await;
+                    self.learn().await;
+                }
                 _ = self.hang_up.recv() => {
                     let change = self.desired.reloaded();
                     match self.carry_out(change).await {
@@ -104,6 +127,8 @@ impl Server {
             "ports" => return report::ports(&self.view()),
             "routes" => return report::routes(&self.view()),
             "drops" => return report::drops(&self.view()),
+            "peers" => return self.peers().await,
+            "leave" => return self.leave().await,
             _ => {}
         }
         let change = self.requested(request);
@@ -111,6 +136,24 @@ impl Server {
             Ok(()) => json!({ "done": true }),
             Err(error) => json!({ "error": format!("{error:#}") }),
         }
+    }
+
+    async fn peers(&self) -> Value {
+        let Some((gossip, _)) = &self.gossip else {
+            return json!({ "error": "this node does not gossip: its configuration has no [gossip]" });
+        };
+        let Some(status) = gossip.status().await else {
+            return json!({ "error": "gossip has ended" });
+        };
+        peers::report(&status, &self.learned)
+    }
+
+    async fn leave(&self) -> Value {
+        let Some((gossip, _)) = &self.gossip else {
+            return json!({ "error": "this node does not gossip: its configuration has no [gossip]" });
+        };
+        gossip.leave().await;
+        json!({ "done": true })
     }
 
     fn view(&self) -> View<'_> {
@@ -140,12 +183,55 @@ impl Server {
 
     async fn carry_out(&mut self, change: anyhow::Result<Change>) -> anyhow::Result<()> {
         let change = change?;
-        let (ports, routes) = (
-            port_options(change.config()),
-            route_options(change.config()),
-        );
-        self.handle.reconfigure(ports, routes).await?;
+        let learned = self.learned_with(change.config());
+        self.reconfigure(change.config(), &learned).await?;
         self.desired.carry_out(change);
+        self.learned = learned;
         Ok(())
+    }
+
+    fn learned_with(&self, config: &Config) -> Learned {
+        let records = self.gossip.as_ref().map(|(_, records)| records.borrow());
+        records.map_or_else(Learned::default, |records| {
+            learned::learn(config, self.own, &records)
+        })
+    }
+
+    async fn reconfigure(&self, config: &Config, learned: &Learned) -> anyhow::Result<()> {
+        let mut routes = route_options(config);
+        routes.extend_from_slice(&learned.routes);
+        Ok(self
+            .handle
+            .reconfigure(port_options(config), routes)
+            .await?)
+    }
+
+    /// Takes what other nodes say now.
+    async fn learn(&mut self) {
+        let learned = self.learned_with(self.desired.config());
+        if learned == self.learned {
+            return;
+        }
+        for unused in &learned.unused {
+            if !self.learned.unused.contains(unused) {
+                let (node, what) = (&unused.node, &unused.what);
+                tracing::warn!(node, what, "not used: {}", unused.why);
+            }
+        }
+        match self.reconfigure(self.desired.config(), &learned).await {
+            Ok(()) => self.learned = learned,
+            Err(error) => tracing::error!("what other nodes say was not taken: {error:#}"),
+        }
+    }
+}
+
+/// Waits until some node says something else; for ever, when nobody is asked.
+async fn news(gossip: &mut Option<(GossipHandle, watch::Receiver<Vec<Record>>)>) {
+    let changed = match gossip {
+        Some((_, records)) => records.changed().await.is_ok(),
+        None => false,
+    };
+    if !changed {
+        std::future::pending::<()>().await;
     }
 }

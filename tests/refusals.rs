@@ -4,7 +4,7 @@ mod common;
 
 use std::fs;
 
-use common::{Namespace, Testbed};
+use common::{CLUSTER, Namespace, Testbed, write_key};
 
 /// Runs `viaduct run` with a configuration that it must refuse; returns what
 /// it says.
@@ -74,4 +74,34 @@ fn a_foreign_xdp_program_is_named_and_left_alone() {
     assert!(says.contains("another XDP program (id "), "{says}");
     assert_eq!(xdp(&a.namespace), 2, "the owner's programs stay");
     owner.stop();
+}
+
+#[test]
+fn gossip_without_its_key_or_port_is_refused() {
+    let mut bed = Testbed::new();
+    let a = bed.node(1, 1);
+    let _web = bed.pod(&a, "web", 2);
+    let table = bed.gossip(1, CLUSTER);
+    let key = bed.directory.path().join("1f.gossip");
+    for text in ["abc", ""] {
+        write_key(&key, text);
+        let says = refused(&bed, &a.namespace, "veth-web", &table);
+        assert!(says.contains("64 hexadecimal digits"), "{says}");
+    }
+    std::fs::remove_file(&key).expect("removed");
+    let says = refused(&bed, &a.namespace, "veth-web", &table);
+    assert!(
+        says.contains("cannot read the cluster's key from"),
+        "{says}"
+    );
+    let table = bed.gossip(1, CLUSTER);
+    let words = "socat -u UDP4-RECV:7946,bind=0.0.0.0 OPEN:/dev/null";
+    let _other = a.namespace.spawn(words);
+    let taken = || !a.namespace.run("ss -Hlun sport = 7946").is_empty();
+    common::wait_for("the port to be taken", taken);
+    let says = refused(&bed, &a.namespace, "veth-web", &table);
+    assert!(
+        says.contains("cannot listen for gossip on UDP port 7946"),
+        "{says}"
+    );
 }

@@ -27,6 +27,8 @@ pub struct Config {
     pub runtime: RuntimeConfig,
     /// `[slow_path]`.
     pub slow_path: SlowPathConfig,
+    /// `[gossip]`; none: this node hears of no other by itself.
+    pub gossip: Option<GossipConfig>,
     /// `[[networks]]`, at least one; names and VNIs are unique.
     pub networks: Vec<NetworkConfig>,
     /// `[[pods]]`, at most [`WorkersConfig::max_ports`]; names and interfaces are unique.
@@ -172,6 +174,24 @@ pub enum OnExit {
     Remove,
     /// Nothing passes, until a daemon runs again or `viaduct cleanup` is called.
     FailClosed,
+}
+
+/// The UDP port of gossip where none is named: that of HashiCorp's memberlist, which others use too.
+pub const DEFAULT_GOSSIP_PORT: u16 = 7946;
+
+/// How this node learns of others.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct GossipConfig {
+    /// A name as a node's; nodes of other clusters are not heard.
+    pub cluster: String,
+    /// Holds the cluster's key: 64 hexadecimal digits. Absolute.
+    pub key_file: PathBuf,
+    /// Where other nodes may be found: host (a name, or an address) and UDP port.
+    pub peers: Vec<(String, u16)>,
+    /// The UDP port of this node's gossip, not 0.
+    pub port: u16,
+    /// A directory that outlives a restart of the machine: this node's own key and incarnation. Absolute.
+    pub state: PathBuf,
 }
 
 /// An overlay network.

@@ -19,6 +19,7 @@ pub(crate) struct Root {
     pub(crate) runtime: Runtime,
     #[serde(default)]
     pub(crate) slow_path: SlowPath,
+    pub(crate) gossip: Option<Spanned<Gossip>>,
     #[serde(default)]
     pub(crate) networks: Vec<Spanned<Network>>,
     #[serde(default)]
@@ -68,6 +69,16 @@ pub(crate) struct SlowPath {
     pub(crate) device6: Option<Text>,
     pub(crate) masquerade: Option<bool>,
     pub(crate) on_exit: Option<Text>,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields, expecting = "a table")]
+pub(crate) struct Gossip {
+    pub(crate) cluster: Option<Text>,
+    pub(crate) key_file: Option<Text>,
+    pub(crate) peers: Option<List<String>>,
+    pub(crate) port: Option<Number>,
+    pub(crate) state: Option<Text>,
 }
 
 #[derive(Debug, Deserialize)]

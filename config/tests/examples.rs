@@ -87,6 +87,12 @@ fn the_reference_states_the_defaults() {
         "#vtep ",
         "#node",
         "#vtep_mac = \"02:00",
+        // Of [gossip], which is not there by default.
+        "#cluster =",
+        "#key_file",
+        "#peers",
+        "#port = 7946",
+        "#state",
     ];
     let mut stated = 0;
     let uncommented: Vec<&str> = text

@@ -15,7 +15,7 @@ use super::{Namespace, must, wait_for};
 
 /// A running router.
 pub struct Daemon {
-    pub(super) name: String,
+    pub name: String,
     pub(super) namespace: Namespace,
     pub(super) directory: PathBuf,
     pub(super) file: PathBuf,

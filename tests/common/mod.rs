@@ -13,6 +13,7 @@
 
 mod daemon;
 mod forge;
+mod gossip;
 mod namespace;
 mod ovs;
 mod pair;
@@ -33,6 +34,7 @@ use tempfile::TempDir;
 
 pub use daemon::Daemon;
 pub use forge::Ears;
+pub use gossip::{CLUSTER, write_key};
 pub use namespace::{Namespace, Process};
 pub use ovs::OpenVswitch;
 pub use pair::Pair;

@@ -209,7 +209,7 @@ pub(super) fn slow_path(raw: &SlowPath, vni: u32, problems: &mut Problems<'_>) -
     }
 }
 
-fn path(value: Option<&Text>, default: PathBuf, problems: &mut Problems<'_>) -> PathBuf {
+pub(super) fn path(value: Option<&Text>, default: PathBuf, problems: &mut Problems<'_>) -> PathBuf {
     let Some(value) = value else { return default };
     let given = value.get_ref();
     if !Path::new(given).is_absolute() || given.contains('\0') {

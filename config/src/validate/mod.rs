@@ -2,6 +2,7 @@
 //! the configuration; a value that was reported has some stand-in, since a configuration with problems is thrown away.
 //! So one pass finds all mistakes, and a mistake does not cause others to be reported.
 
+mod gossip;
 mod host;
 mod networks;
 mod pods;
@@ -23,6 +24,7 @@ pub(crate) fn config(root: &Root, file: &Path, problems: &mut Problems<'_>) -> C
     let underlay = host::underlay(root.underlay.as_ref(), problems);
     let workers = host::workers(&root.workers, problems);
     let runtime = host::runtime(&root.runtime, &node.name, problems);
+    let gossip = gossip::gossip(root.gossip.as_ref(), problems);
     let networks = networks::networks(&root.networks, &node.name, &underlay, problems);
     let pods = pods::pods(
         &root.pods,
@@ -46,6 +48,7 @@ pub(crate) fn config(root: &Root, file: &Path, problems: &mut Problems<'_>) -> C
         workers,
         runtime,
         slow_path,
+        gossip,
         networks,
         pods,
         routes,

@@ -1,5 +1,6 @@
 //! Each mistake an operator can make gives one error, at its line, with the words that help.
 
+mod gossip;
 mod host;
 mod overlay;
 mod several;

@@ -8,7 +8,7 @@
 use std::collections::BTreeMap;
 use std::mem;
 use std::net::SocketAddr;
-use std::num::NonZeroUsize;
+use std::num::{NonZeroU32, NonZeroUsize};
 use std::time::Duration;
 
 use foca::{Foca, NoCustomBroadcast, Notification, PostcardCodec, Runtime, Timer};
@@ -51,8 +51,8 @@ pub struct Options {
     pub cluster: String,
     /// Who this node is.
     pub member: Member,
-    /// SWIM's times. Its packets' length is set here.
-    pub swim: foca::Config,
+    /// SWIM's times for a cluster of so many nodes. Its packets' length is set here.
+    pub swim: fn(NonZeroU32) -> foca::Config,
     /// The cluster's keys.
     pub keys: KeyRing,
     /// Seeds all that is random, the session of the seal among it.
@@ -126,6 +126,9 @@ pub struct Engine {
     cluster: String,
     key: Ed25519KeyPair,
     foca: Foca<Member, PostcardCodec, StdRng, NoCustomBroadcast>,
+    swim: fn(NonZeroU32) -> foca::Config,
+    /// How many others its times are for.
+    sized_for: usize,
     seal: Seal,
     store: Store,
     rng: StdRng,
@@ -178,13 +181,14 @@ impl Engine {
     /// A node that knows nobody. `key` is the node's own; it says who wrote its record.
     pub fn new(options: Options, key: Ed25519KeyPair, now: Duration) -> Self {
         let mut rng = StdRng::from_seed(options.seed);
-        let mut swim = options.swim;
-        swim.max_packet_size = NonZeroUsize::new(ROOM).unwrap_or(NonZeroUsize::MIN);
+        let swim = sized(options.swim, 0);
         let swim_rng = StdRng::from_rng(&mut rng);
         let mut engine = Self {
             seal: Seal::new(options.keys, rng.random()),
             store: Store::new(&options.cluster),
             foca: Foca::new(options.member, swim, swim_rng, PostcardCodec),
+            swim: options.swim,
+            sized_for: 0,
             cluster: options.cluster,
             key,
             rng,
@@ -417,6 +421,13 @@ impl Engine {
             self.members.clear();
             let members = self.foca.iter_members().map(|member| member.id().clone());
             self.members.extend(members);
+            let count = self.members.len();
+            // Others have to have the time to contradict, which grows with their number's logarithm.
+            if count.max(1).ilog2() != self.sized_for.max(1).ilog2() {
+                // Fails for times that cannot change, which do not depend on it.
+                let _ = self.foca.set_config(sized(self.swim, count));
+                self.sized_for = count;
+            }
         }
     }
 
@@ -605,6 +616,14 @@ impl Engine {
             self.send(seed, &Message::Hello(me.clone()));
         }
     }
+}
+
+/// For this node and so many others.
+fn sized(swim: fn(NonZeroU32) -> foca::Config, others: usize) -> foca::Config {
+    let size = u32::try_from(others).unwrap_or(u32::MAX).saturating_add(1);
+    let mut swim = swim(NonZeroU32::new(size).unwrap_or(NonZeroU32::MIN));
+    swim.max_packet_size = NonZeroUsize::new(ROOM).unwrap_or(NonZeroUsize::MIN);
+    swim
 }
 
 /// A node as its record has it.

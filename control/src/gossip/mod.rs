@@ -4,13 +4,16 @@
 //! a simulation of many nodes runs the same code as a node.
 
 mod engine;
+mod identity;
 mod record;
 mod refusal;
 mod seal;
 mod store;
+mod transport;
 mod wire;
 
 pub use engine::{Engine, Event, Options};
+pub use identity::{Identity, IdentityError, cluster_key, random};
 pub use record::{
     Content, MAX_NAME, MAX_RECORD, NameHash, NetworkPart, PublicKey, Record, RecordError, Signed,
     Version, is_name,
@@ -18,4 +21,5 @@ pub use record::{
 pub use refusal::Refusal;
 pub use seal::{KeyId, KeyRing, MAX_DATAGRAM, Seal};
 pub use store::{GONE_FOR, Held, Offer, Store, StoreError};
+pub use transport::{Gossip, GossipError, GossipHandle, GossipOptions, GossipStatus, Known};
 pub use wire::{Member, Message};

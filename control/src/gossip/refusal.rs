@@ -28,3 +28,19 @@ pub enum Refusal {
     #[error("it is sealed well and says nothing that is understood")]
     Malformed,
 }
+
+impl Refusal {
+    /// For counters.
+    pub const fn label(self) -> &'static str {
+        match self {
+            Self::TooLong => "too-long",
+            Self::TooShort => "too-short",
+            Self::OtherVersion => "other-version",
+            Self::UnknownKey => "unknown-key",
+            Self::Forged => "forged",
+            Self::Replayed => "replayed",
+            Self::OwnSession => "own-session",
+            Self::Malformed => "malformed",
+        }
+    }
+}

@@ -4,7 +4,6 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
-use std::num::NonZeroU32;
 use std::time::Duration;
 
 use rand::rngs::StdRng;
@@ -107,9 +106,6 @@ impl Net {
     pub fn start(&mut self, node: usize, seed: usize) {
         let it = &mut self.nodes[node];
         it.incarnation += 1;
-        let count = u32::try_from(self.sides.len())
-            .ok()
-            .and_then(NonZeroU32::new);
         let options = Options {
             cluster: "simulated".to_owned(),
             member: Member {
@@ -119,7 +115,7 @@ impl Net {
                 instance: self.rng.random(),
                 renewal: 0,
             },
-            swim: foca::Config::new_lan(count.expect("some")),
+            swim: foca::Config::new_lan,
             keys: KeyRing::new("simulated", &[1; 32]),
             seed: self.rng.random(),
         };

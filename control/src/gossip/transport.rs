@@ -1,0 +1,384 @@
+//! The engine on a socket and a clock: a task of the control thread.
+
+use std::collections::HashMap;
+use std::convert::Infallible;
+use std::future::Future;
+use std::io;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::path::PathBuf;
+use std::pin::Pin;
+use std::time::{Duration, Instant};
+
+use tokio::net::{UdpSocket, lookup_host};
+use tokio::sync::{mpsc, oneshot, watch};
+use tracing::{debug, info, warn};
+
+use super::engine::{Engine, Event, Options};
+use super::identity::{Identity, IdentityError, cluster_key, random};
+use super::record::{Content, Record, RecordError};
+use super::refusal::Refusal;
+use super::seal::{KeyRing, MAX_DATAGRAM};
+use super::wire::Member;
+
+/// How often the peers' names are looked up.
+const RESOLVE_INTERVAL: Duration = Duration::from_secs(30);
+/// How often a refusal from one source is logged at most.
+const LOG_INTERVAL: Duration = Duration::from_secs(60);
+/// Sources of which it is remembered when they were last logged.
+const MAX_LOGGED: usize = 1024;
+/// Datagrams taken in one turn, so that time does its part when they flood in.
+const BATCH: usize = 64;
+
+/// What this node is started with.
+#[derive(Clone, Debug)]
+pub struct GossipOptions {
+    /// Its name.
+    pub node: String,
+    /// Where others reach it.
+    pub address: SocketAddr,
+    /// The cluster's name.
+    pub cluster: String,
+    /// Holds the cluster's key.
+    pub key_file: PathBuf,
+    /// Holds what this node keeps between starts.
+    pub state: PathBuf,
+    /// Hosts (names or addresses) and ports where others may be found.
+    pub peers: Vec<(String, u16)>,
+    /// What this node says of itself.
+    pub content: Content,
+}
+
+/// Why gossip cannot start.
+#[derive(Debug, thiserror::Error)]
+pub enum GossipError {
+    /// Keys or state.
+    #[error(transparent)]
+    Identity(#[from] IdentityError),
+    /// The UDP port.
+    #[error("cannot listen for gossip on UDP port {port}: {error}")]
+    Port {
+        /// Which.
+        port: u16,
+        /// Why not.
+        error: io::Error,
+    },
+    /// The content.
+    #[error("cannot announce this node: {0}")]
+    Record(#[from] RecordError),
+}
+
+/// What a node has said, and how long it is known here.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Known {
+    /// What it said last.
+    pub record: Record,
+    /// When that came here.
+    pub since: Instant,
+}
+
+/// What gossip is doing.
+#[derive(Clone, Debug)]
+pub struct GossipStatus {
+    /// This node.
+    pub me: Member,
+    /// Who answers, without this node.
+    pub members: Vec<Member>,
+    /// What every node has said, this one among them.
+    pub records: Vec<Known>,
+    /// Datagrams that were not taken, by reason.
+    pub refused: Vec<(Refusal, u64)>,
+    /// Records that were not taken.
+    pub records_refused: u64,
+    /// The node that has this one's name, if this one has given way to it.
+    pub yielded: Option<Member>,
+}
+
+#[derive(Debug)]
+enum Request {
+    Status(oneshot::Sender<GossipStatus>),
+    Leave(oneshot::Sender<()>),
+}
+
+/// Asks a running gossip.
+#[derive(Clone, Debug)]
+pub struct GossipHandle {
+    requests: mpsc::Sender<Request>,
+    records: watch::Receiver<Vec<Record>>,
+}
+
+impl GossipHandle {
+    /// What all nodes have said; changes whenever one says something else.
+    pub fn records(&self) -> watch::Receiver<Vec<Record>> {
+        self.records.clone()
+    }
+
+    /// What it is doing; none when it has ended.
+    pub async fn status(&self) -> Option<GossipStatus> {
+        let (reply, answer) = oneshot::channel();
+        self.requests.send(Request::Status(reply)).await.ok()?;
+        answer.await.ok()
+    }
+
+    /// Says that this node and its pods have gone.
+    pub async fn leave(&self) {
+        let (reply, answer) = oneshot::channel();
+        if self.requests.send(Request::Leave(reply)).await.is_ok() {
+            let _ = answer.await;
+        }
+    }
+}
+
+type Resolving = Pin<Box<dyn Future<Output = Vec<SocketAddr>> + Send>>;
+
+/// Gossip on a UDP socket.
+pub struct Gossip {
+    engine: Engine,
+    socket: UdpSocket,
+    /// The engine's time zero.
+    start: Instant,
+    peers: Vec<(String, u16)>,
+    requests: mpsc::Receiver<Request>,
+    handle: GossipHandle,
+    records: watch::Sender<Vec<Record>>,
+    log: Log,
+    refused: HashMap<Refusal, u64>,
+    records_refused: u64,
+    yielded: Option<Member>,
+}
+
+/// When something was last logged of whom.
+#[derive(Default)]
+struct Log(HashMap<IpAddr, Instant>);
+
+impl Log {
+    fn may(&mut self, of: IpAddr, now: Instant) -> bool {
+        if self.0.len() >= MAX_LOGGED {
+            self.0
+                .retain(|_, at| now.duration_since(*at) < LOG_INTERVAL);
+        }
+        match self.0.get(&of) {
+            Some(at) if now.duration_since(*at) < LOG_INTERVAL => false,
+            // Of so many that some would be forgotten, nothing more is said for now.
+            None if self.0.len() >= MAX_LOGGED => false,
+            _ => {
+                self.0.insert(of, now);
+                true
+            }
+        }
+    }
+}
+
+impl Gossip {
+    /// Listens at the port of this node's address, and says `content` of it. The peers are looked
+    /// up when it [runs](Self::run).
+    ///
+    /// # Errors
+    /// When keys or state cannot be had, the port is taken, or nobody would take the content.
+    pub fn start(options: GossipOptions) -> Result<Self, GossipError> {
+        let secret = cluster_key(&options.key_file)?;
+        let address = options.address;
+        // Of any address, since the node's own may change.
+        let any: IpAddr = match address {
+            SocketAddr::V4(_) => Ipv4Addr::UNSPECIFIED.into(),
+            SocketAddr::V6(_) => Ipv6Addr::UNSPECIFIED.into(),
+        };
+        let bind = || {
+            let socket = std::net::UdpSocket::bind((any, address.port()))?;
+            socket.set_nonblocking(true)?;
+            UdpSocket::from_std(socket)
+        };
+        let port = address.port();
+        let socket = bind().map_err(|error| GossipError::Port { port, error })?;
+        let Identity { key, incarnation } = Identity::next(&options.state, &options.node)?;
+        let engine = Options {
+            keys: KeyRing::new(&options.cluster, &secret),
+            cluster: options.cluster,
+            member: Member {
+                name: options.node,
+                address,
+                incarnation,
+                instance: u64::from_be_bytes(random()?),
+                renewal: 0,
+            },
+            swim: foca::Config::new_lan,
+            seed: random()?,
+        };
+        let mut engine = Engine::new(engine, key, Duration::ZERO);
+        engine.announce(options.content, Duration::ZERO)?;
+        let (send_request, requests) = mpsc::channel(16);
+        let (records, watched) = watch::channel(Vec::new());
+        Ok(Self {
+            engine,
+            socket,
+            start: Instant::now(),
+            peers: options.peers,
+            requests,
+            handle: GossipHandle {
+                requests: send_request,
+                records: watched,
+            },
+            records,
+            log: Log::default(),
+            refused: HashMap::new(),
+            records_refused: 0,
+            yielded: None,
+        })
+    }
+
+    /// To ask it while it runs.
+    pub fn handle(&self) -> GossipHandle {
+        self.handle.clone()
+    }
+
+    fn now(&self) -> Duration {
+        self.start.elapsed()
+    }
+
+    /// Runs until it is dropped.
+    pub async fn run(mut self) -> Infallible {
+        let mut buffer = [0; MAX_DATAGRAM + 1];
+        let mut resolving: Option<Resolving> = Some(resolve(self.peers.clone()));
+        let mut resolve_at = Instant::now() + RESOLVE_INTERVAL;
+        self.settle();
+        loop {
+            let wake = self
+                .engine
+                .next_at()
+                .map_or(resolve_at, |at| self.start + at);
+            tokio::select! {
+                received = self.socket.recv_from(&mut buffer) => {
+                    self.receive(received, &mut buffer);
+                    for _ in 0..BATCH {
+                        let Ok(next) = self.socket.try_recv_from(&mut buffer) else { break };
+                        self.receive(Ok(next), &mut buffer);
+                    }
+                }
+                () = tokio::time::sleep_until(wake.min(resolve_at).into()) => {
+                    if Instant::now() >= resolve_at {
+                        resolve_at = Instant::now() + RESOLVE_INTERVAL;
+                        resolving = resolving.or_else(|| Some(resolve(self.peers.clone())));
+                    }
+                }
+                seeds = done(&mut resolving) => {
+                    resolving = None;
+                    self.engine.set_seeds(seeds);
+                }
+                Some(request) = self.requests.recv() => self.answer(request),
+            }
+            let now = self.now();
+            self.engine.wake(now);
+            self.settle();
+        }
+    }
+
+    fn receive(&mut self, received: io::Result<(usize, SocketAddr)>, buffer: &mut [u8]) {
+        let now = self.now();
+        match received {
+            Ok((len, from)) => self.engine.datagram(from, &mut buffer[..len], now),
+            // An ICMP error about what was sent: SWIM finds out.
+            Err(error) => debug!(%error, "gossip"),
+        }
+    }
+
+    fn answer(&mut self, request: Request) {
+        match request {
+            Request::Status(reply) => {
+                let _ = reply.send(self.status());
+            }
+            Request::Leave(reply) => {
+                let now = self.now();
+                self.engine.leave(now);
+                self.settle();
+                let _ = reply.send(());
+            }
+        }
+    }
+
+    fn status(&self) -> GossipStatus {
+        let mut refused: Vec<_> = self.refused.iter().map(|(r, n)| (*r, *n)).collect();
+        refused.sort_unstable();
+        let records = self.engine.store().iter().map(|held| Known {
+            record: held.record.clone(),
+            since: self.start + held.since,
+        });
+        GossipStatus {
+            me: self.engine.member().clone(),
+            members: self.engine.members().cloned().collect(),
+            records: records.collect(),
+            refused,
+            records_refused: self.records_refused,
+            yielded: self.yielded.clone(),
+        }
+    }
+
+    /// Sends what is to be sent, and tells what has happened.
+    fn settle(&mut self) {
+        for (to, datagram) in self.engine.take_datagrams() {
+            // What the socket does not take now is lost, as on the way.
+            let _ = self.socket.try_send_to(&datagram, to);
+        }
+        let mut changed = false;
+        for event in self.engine.take_events() {
+            changed |= matches!(event, Event::Record(_));
+            self.tell(event);
+        }
+        if changed {
+            let records = self.engine.store().iter().map(|held| held.record.clone());
+            self.records.send_replace(records.collect());
+        }
+    }
+
+    fn tell(&mut self, event: Event) {
+        let now = Instant::now();
+        match event {
+            Event::Up(member) => {
+                info!(node = member.name, address = %member.address, "a node answers");
+            }
+            Event::Down(member) => {
+                warn!(node = member.name, address = %member.address, "a node does not answer; its routes stay");
+            }
+            Event::Record(_) => {}
+            Event::Refused { from, why } => {
+                *self.refused.entry(why).or_default() += 1;
+                if self.log.may(from.ip(), now) {
+                    warn!(%from, "a gossip datagram was dropped: {why}");
+                }
+            }
+            Event::RecordRefused { from, why } => {
+                self.records_refused += 1;
+                if self.log.may(from.ip(), now) {
+                    warn!(%from, "a node's record was not taken: {why}");
+                }
+            }
+            Event::Yielded { to } => {
+                tracing::error!(address = %to.address, "another node has this one's name; this one announces nothing until it is restarted under another");
+                self.yielded = Some(to);
+            }
+            Event::Unannounced(error) => {
+                tracing::error!("cannot announce this node: {error}");
+            }
+        }
+    }
+}
+
+/// Looks all peers up; those that have no address now are left out.
+fn resolve(peers: Vec<(String, u16)>) -> Resolving {
+    Box::pin(async move {
+        let mut all = Vec::new();
+        for (host, port) in peers {
+            match lookup_host((&host[..], port)).await {
+                Ok(found) => all.extend(found),
+                Err(error) => debug!(host, %error, "a gossip peer has no address"),
+            }
+        }
+        all
+    })
+}
+
+/// Never, when nothing is looked up.
+async fn done(resolving: &mut Option<Resolving>) -> Vec<SocketAddr> {
+    match resolving {
+        Some(resolving) => resolving.await,
+        None => std::future::pending().await,
+    }
+}

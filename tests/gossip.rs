@@ -1,0 +1,164 @@
+//! Nodes that are told of one peer and learn the rest.
+
+mod common;
+
+use common::{CLUSTER, Daemon, Namespace, Pod, Setup, Testbed, wait_for};
+
+/// Pings both ways, IPv4 and IPv6, that the workers carry.
+fn by_workers(one: &Pod, other: &Pod, router: &Daemon) {
+    let before = router.port(&one.interface, "rx_packets");
+    for (from, to) in [(one, other), (other, one)] {
+        for address in [to.v4(), to.v6()] {
+            wait_for(&address, || from.namespace.ping(&address, 1, 56) == 1);
+            assert_eq!(from.namespace.ping(&address, 5, 56), 5, "{address}");
+        }
+    }
+    let carried = router.port(&one.interface, "rx_packets") - before;
+    assert!(carried >= 20, "by the workers: {carried}");
+}
+
+#[test]
+fn eight_nodes_with_one_peer() {
+    let mut bed = Testbed::new();
+    let nodes: Vec<_> = (1..=8).map(|n| bed.node(n, 1)).collect();
+    let pods: Vec<_> = nodes.iter().map(|node| bed.pod(node, "web", 2)).collect();
+    let mut routers: Vec<_> = (nodes.iter().zip(&pods).take(7))
+        .map(|(node, pod)| bed.gossiping_router(node, &[pod], 1))
+        .collect();
+    let others = |of: u8, last: u8| (1..=last).filter(|n| *n != of).collect::<Vec<_>>();
+    for (n, router) in (1..).zip(&routers) {
+        router.knows(&others(n, 7));
+    }
+    by_workers(&pods[0], &pods[6], &routers[0]);
+    by_workers(&pods[3], &pods[4], &routers[3]);
+    // Late, with another peer.
+    routers.push(bed.gossiping_router(&nodes[7], &[&pods[7]], 5));
+    for (n, router) in (1..).zip(&routers) {
+        router.knows(&others(n, 8));
+    }
+    by_workers(&pods[7], &pods[1], &routers[7]);
+    let told = routers[7].command("leave");
+    assert!(told.0, "{}", told.1);
+    for (n, router) in (1..=7).zip(&routers) {
+        router.knows(&others(n, 7));
+        assert_eq!(router.peer(&routers[7].name), "gone");
+    }
+}
+
+#[test]
+fn who_dies_or_is_cut_off_keeps_its_routes() {
+    let mut bed = Testbed::new();
+    let nodes = [1, 2, 3].map(|n| bed.node(n, 1));
+    let pods = [0, 1, 2].map(|n: usize| bed.pod(&nodes[n], "web", 2));
+    let mut routers = [0, 1, 2].map(|n: usize| bed.gossiping_router(&nodes[n], &[&pods[n]], 1));
+    routers[0].knows(&[2, 3]);
+    routers[1].knows(&[1, 3]);
+    let name = routers[1].name.clone();
+    wait_for("the second to answer", || {
+        routers[0].peer(&name) == "answers"
+    });
+    routers[1].kill();
+    wait_for("the second to be missed", || {
+        routers[0].peer(&name) == "silent"
+    });
+    routers[0].knows(&[2, 3]);
+    assert_eq!(
+        pods[0].namespace.ping(&pods[1].v4(), 5, 56),
+        5,
+        "by the kernel"
+    );
+    routers[1].start();
+    wait_for("the second to answer again", || {
+        routers[0].peer(&name) == "answers"
+    });
+    routers[1].knows(&[1, 3]);
+    by_workers(&pods[1], &pods[0], &routers[1]);
+    // Cut off, as by a firewall on the way: only gossip.
+    let rule = "nft add table inet cut; add chain inet cut in { type filter hook input priority 0; }; add rule inet cut in udp dport 7946 drop";
+    nodes[2].namespace.run("nft add table inet cut");
+    for part in rule.split("; add").skip(1) {
+        let words = format!("add{part}");
+        let mut nft = nodes[2].namespace.command("nft");
+        assert!(nft.arg(words).status().expect("nft runs").success());
+    }
+    let name = routers[2].name.clone();
+    wait_for("the third to be missed", || {
+        routers[0].peer(&name) == "silent"
+    });
+    by_workers(&pods[0], &pods[2], &routers[0]);
+    nodes[2].namespace.run("nft delete table inet cut");
+    wait_for("the third to answer again", || {
+        routers[0].peer(&name) == "answers"
+    });
+    for router in &routers {
+        router.assert_balanced();
+    }
+}
+
+/// Sends each packet's payload of a capture once more, as it is and with one bit turned.
+fn replay(from: &Namespace, capture: &str, to: &str) {
+    let program = format!(
+        "import socket\n\
+         data = open('{capture}', 'rb').read()[24:]\n\
+         s = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)\n\
+         while data:\n\
+         \x20   length = int.from_bytes(data[8:12], 'little')\n\
+         \x20   payload, data = data[16 + 42:16 + length], data[16 + length:]\n\
+         \x20   s.sendto(payload, ('{to}', 7946))\n\
+         \x20   bad = bytearray(payload)\n\
+         \x20   bad[-1] ^= 1\n\
+         \x20   s.sendto(bad, ('{to}', 7946))\n"
+    );
+    let mut python = from.command("python3");
+    let ran = python.args(["-c", &program]).status().expect("python runs");
+    assert!(ran.success());
+}
+
+#[test]
+fn strangers_are_not_heard() {
+    let mut bed = Testbed::new();
+    let nodes = [1, 2, 3, 4].map(|n| bed.node(n, 1));
+    let stranger = bed.node(9, 1).namespace;
+    let capture = bed.directory.path().join("gossip.pcap");
+    let mut tcpdump = nodes[1].namespace.spawn(&format!(
+        "tcpdump -U --immediate-mode -Q in -c 20 -i eth0 -w {} udp dst port 7946",
+        capture.display()
+    ));
+    wait_for("the capture to begin", || capture.exists());
+    let first = bed.gossiping_router(&nodes[0], &[], 1);
+    let second = bed.gossiping_router(&nodes[1], &[], 1);
+    second.knows(&[1]);
+    let wrong = |cluster| Setup {
+        more: cluster,
+        ..Setup::default()
+    };
+    let key = bed.gossip(1, ("test", "2e"));
+    let name = bed.gossip(1, ("other", CLUSTER.1));
+    let third = bed.router_with(&nodes[2], &[], &[], &wrong(&key));
+    let fourth = bed.router_with(&nodes[3], &[], &[], &wrong(&name));
+    let refused =
+        |router: &Daemon, why: &str| router.ask("peers")["refused"][why].as_u64().unwrap_or(0);
+    wait_for("both to be refused", || refused(&first, "unknown-key") >= 4);
+    tcpdump.ended("twenty datagrams to be captured");
+    replay(&stranger, &capture.display().to_string(), "192.0.2.2");
+    wait_for("what was sent before to be refused", || {
+        refused(&second, "replayed") == 20 && refused(&second, "forged") == 20
+    });
+    for router in [&third, &fourth] {
+        assert_eq!(router.ways(), [""; 0]);
+    }
+    for router in [&first, &second] {
+        assert_eq!(
+            router.ask("peers")["peers"]
+                .as_array()
+                .expect("peers")
+                .len(),
+            2
+        );
+    }
+    let warned = second
+        .log()
+        .matches("a gossip datagram was dropped")
+        .count();
+    assert!(warned <= 2, "once for each source, and minute: {warned}");
+}
