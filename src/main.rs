@@ -53,6 +53,13 @@ enum Command {
     Drops(client::Ask),
     /// The nodes of the cluster, as gossip knows them
     Peers(client::Ask),
+    /// Have all nodes forget one that will not come back, and its routes
+    Forget {
+        /// The dead node's name
+        peer: String,
+        #[command(flatten)]
+        ask: client::Ask,
+    },
     /// Tell the other nodes that this one and its pods go for good
     Leave(client::Ask),
     /// Add a pod to a running router, or remove one that was added
@@ -312,6 +319,9 @@ fn main() -> ExitCode {
         Command::Routes(ask) => client::show("routes", &ask, report::routes_text),
         Command::Drops(ask) => client::show("drops", &ask, report::drops_text),
         Command::Peers(ask) => client::show("peers", &ask, report::peers_text),
+        Command::Forget { peer, ask } => {
+            client::show(&format!("forget {peer}"), &ask, |_| "done\n".to_owned())
+        }
         Command::Leave(ask) => client::show("leave", &ask, |_| "done\n".to_owned()),
     };
     match result {

@@ -59,10 +59,12 @@ pub(crate) fn report(status: &GossipStatus, learned: &Learned) -> Value {
                     prefixes.map(ToString::to_string).collect(),
                 )
             }
-            Content::Gone => (None, Vec::new()),
+            Content::Gone | Content::Forgotten => (None, Vec::new()),
         };
         let state = if record.content == Content::Gone {
             "gone"
+        } else if record.content == Content::Forgotten {
+            "forgotten"
         } else if record.name == status.me.name {
             "this node"
         } else if member.is_some() {

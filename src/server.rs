@@ -28,6 +28,7 @@ use crate::report::{self, View};
 const PATIENCE: Duration = Duration::from_secs(5);
 /// How long what other nodes say is gathered before it is taken.
 const GATHER: Duration = Duration::from_millis(20);
+const ENDED: &str = "gossip has ended";
 const MAX_REQUEST: u64 = 64 << 10;
 
 pub(crate) struct Server {
@@ -127,33 +128,40 @@ impl Server {
             "ports" => return report::ports(&self.view()),
             "routes" => return report::routes(&self.view()),
             "drops" => return report::drops(&self.view()),
-            "peers" => return self.peers().await,
-            "leave" => return self.leave().await,
+            "peers" => return answered(self.peers().await),
+            "leave" => return answered(self.leave().await),
             _ => {}
         }
-        let change = self.requested(request);
-        match self.carry_out(change).await {
+        let done = if let Some(name) = request.strip_prefix("forget ") {
+            self.forget(name).await
+        } else {
+            let change = self.requested(request);
+            self.carry_out(change).await
+        };
+        match done {
             Ok(()) => json!({ "done": true }),
             Err(error) => json!({ "error": format!("{error:#}") }),
         }
     }
 
-    async fn peers(&self) -> Value {
-        let Some((gossip, _)) = &self.gossip else {
-            return json!({ "error": "this node does not gossip: its configuration has no [gossip]" });
-        };
-        let Some(status) = gossip.status().await else {
-            return json!({ "error": "gossip has ended" });
-        };
-        peers::report(&status, &self.learned)
+    fn gossip(&self) -> anyhow::Result<&GossipHandle> {
+        let gossip = self.gossip.as_ref().map(|(handle, _)| handle);
+        gossip.context("this node does not gossip: its configuration has no [gossip]")
     }
 
-    async fn leave(&self) -> Value {
-        let Some((gossip, _)) = &self.gossip else {
-            return json!({ "error": "this node does not gossip: its configuration has no [gossip]" });
-        };
-        gossip.leave().await;
-        json!({ "done": true })
+    async fn peers(&self) -> anyhow::Result<Value> {
+        let status = self.gossip()?.status().await;
+        Ok(peers::report(&status.context(ENDED)?, &self.learned))
+    }
+
+    async fn leave(&self) -> anyhow::Result<Value> {
+        self.gossip()?.leave().await;
+        Ok(json!({ "done": true }))
+    }
+
+    async fn forget(&self, name: &str) -> anyhow::Result<()> {
+        let forgotten = self.gossip()?.forget(name).await.context(ENDED)?;
+        forgotten.with_context(|| format!("{name} is not forgotten"))
     }
 
     fn view(&self) -> View<'_> {
@@ -223,6 +231,10 @@ impl Server {
             Err(error) => tracing::error!("what other nodes say was not taken: {error:#}"),
         }
     }
+}
+
+fn answered(result: anyhow::Result<Value>) -> Value {
+    result.unwrap_or_else(|error| json!({ "error": format!("{error:#}") }))
 }
 
 /// Waits until some node says something else; for ever, when nobody is asked.

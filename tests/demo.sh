@@ -126,6 +126,17 @@ start_router() { # LETTER
     fail "the router of node $node was not ready in 10 s"
 }
 
+knows_all() { # LETTER
+    local count=0
+    for _ in $(seq 100); do
+        count=$("$viaduct" routes --json --directory "$run" --node "demo-$1" |
+            jq '[.routes[] | select(.state == "resolved")] | length')
+        [ "$count" = 4 ] && return
+        sleep 0.1
+    done
+    fail "node $1 knows $count ways of 4 after 10 s"
+}
+
 carried() { # Packets that all workers have received, all nodes together
     local node total=0 n
     for node in "${nodes[@]}"; do
@@ -137,12 +148,18 @@ carried() { # Packets that all workers have received, all nodes together
 
 echo "demo: three nodes on a switch, two pods on each, in namespaces $prefix-*"
 mkdir -p "$run"
+(umask 077 && head -c 32 /dev/urandom | od -An -v -tx1 | tr -d ' \n' >"$run/gossip.key")
 ip netns add "$prefix-switch"
 inside switch ip link add switch type bridge
 inside switch ip link set switch up
 for node in "${nodes[@]}"; do make_node "$node"; done
 echo "demo: starting a router on each node"
 for node in "${nodes[@]}"; do start_router "$node"; done
+echo "demo: waiting until they have learned of each other (each was told of one)"
+for node in "${nodes[@]}"; do knows_all "$node"; done
+echo
+"$viaduct" peers --directory "$run" --node demo-a
+echo
 
 echo "demo: every pod pings every other (5 packets each way, IPv4 and IPv6)"
 printf '\n%-8s %-8s %-6s %-10s %s\n' FROM TO FAMILY RESULT "PACKETS AT THE WORKERS"
@@ -156,7 +173,7 @@ for from in "${nodes[@]}"; do
                 for address in "10.244.$n.$other" "fd00:10:244:$n::$other"; do
                     before=$(carried)
                     result=ok
-                    inside "$from-$name" ping -q -c 5 -i 0.01 -W 1 "$address" >/dev/null || result=LOST
+                    inside "$from-$name" ping -q -l 5 -c 5 -i 1 -W 1 "$address" >/dev/null || result=LOST
                     count=$(($(carried) - before))
                     # Each way is received by one worker on the same node, by two else.
                     least=10
@@ -190,7 +207,7 @@ if [ "$keep" = 1 ]; then
     cat <<EOF
 
 It goes on running. Look around:
-  $viaduct status --directory $run --node demo-a      (also: ports, routes, drops)
+  $viaduct status --directory $run --node demo-a      (also: ports, routes, drops, peers)
   nsenter --net=/run/netns/$prefix-a-web ping 10.244.2.2
   nsenter --net=/run/netns/$prefix-switch tcpdump -ni switch udp port 8472
   ./dev demo --stop

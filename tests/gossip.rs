@@ -93,6 +93,27 @@ fn who_dies_or_is_cut_off_keeps_its_routes() {
     for router in &routers {
         router.assert_balanced();
     }
+    // One that will not come back.
+    let forget = format!("forget {name}");
+    let (did, said) = routers[0].command(&forget);
+    assert!(!did && said.contains("it answers"), "{said}");
+    routers[2].kill();
+    wait_for("the third to be missed", || {
+        routers[..2]
+            .iter()
+            .all(|router| router.peer(&name) == "silent")
+    });
+    assert!(routers[0].command(&forget).0);
+    routers[0].knows(&[2]);
+    routers[1].knows(&[1]);
+    assert_eq!(routers[1].peer(&name), "forgotten");
+    // Its state is lost: it has another key now.
+    let state = bed.directory.path().join("state");
+    std::fs::remove_file(state.join(format!("{name}.key"))).expect("removed");
+    routers[2].start();
+    routers[1].knows(&[1, 3]);
+    let (did, said) = routers[0].command("forget nobody");
+    assert!(!did && said.contains("no node of this name"), "{said}");
 }
 
 /// Sends each packet's payload of a capture once more, as it is and with one bit turned.

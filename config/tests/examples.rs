@@ -49,17 +49,21 @@ fn three_nodes_know_each_other() {
     for (index, config) in nodes.iter().enumerate() {
         assert_eq!(config.node.name, format!("demo-{}", ["a", "b", "c"][index]));
         assert_eq!(config.pods.len(), 2);
-        assert_eq!(config.routes.len(), 2);
-        for route in &config.routes {
-            let IpAddr::V4(vtep) = route.vtep else {
-                panic!("{} is not IPv4", route.vtep);
-            };
-            let number = usize::from(vtep.octets()[3]);
-            let other = &nodes[number - 1];
-            assert_eq!(route.prefixes, other.networks[0].pod_prefixes);
-            assert_eq!(route.vtep_mac, other.networks[0].vtep_mac);
-            assert_eq!(route.node.as_ref(), Some(&other.node.name));
-        }
+        assert_eq!(config.routes.len(), 0, "they are learned");
+        let gossip = config.gossip.as_ref().expect("gossip");
+        let first = nodes[0].gossip.as_ref().expect("gossip");
+        assert_eq!(
+            (&gossip.cluster, &gossip.key_file),
+            (&first.cluster, &first.key_file)
+        );
+        let [(host, 7946)] = &gossip.peers[..] else {
+            panic!("{:?}", gossip.peers);
+        };
+        let peer: IpAddr = host.parse().expect("an address");
+        assert_ne!(
+            peer,
+            IpAddr::from([192, 0, 2, 1 + u8::try_from(index).unwrap()])
+        );
         assert_eq!(
             config.networks[0].cluster_prefixes,
             nodes[0].networks[0].cluster_prefixes

@@ -59,6 +59,17 @@ pub struct Options {
     pub seed: [u8; 32],
 }
 
+/// Why a node is not forgotten.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum ForgetError {
+    /// It would only come back.
+    #[error("it answers: stop it first, or have it leave")]
+    Lives,
+    /// Nobody has said anything in this name.
+    #[error("no node of this name is known")]
+    Unknown,
+}
+
 /// What happens, for the log.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Event {
@@ -284,8 +295,41 @@ impl Engine {
         let signed = Signed::new(&record, &self.cluster, &self.key)?;
         self.own = Some((content, version));
         if self.claim != Claim::Yielded
-            && let Offer::Taken(name) = self.store.offer(&signed, now)
+            && let Offer::Taken(name) = self.store.offer(&signed, |_| false, now)
         {
+            self.is_news(name, now);
+        }
+        Ok(())
+    }
+
+    /// Tells all nodes that another one has gone for good, with its routes; its name is free then
+    /// for a node with another key.
+    ///
+    /// # Errors
+    /// When it answers, or nobody knows it.
+    pub fn forget(&mut self, name: &str, now: Duration) -> Result<(), ForgetError> {
+        let lives = self.members().any(|member| member.name == name);
+        if lives || name == self.foca.identity().name {
+            return Err(ForgetError::Lives);
+        }
+        let held = self
+            .store
+            .get(NameHash::of(name))
+            .ok_or(ForgetError::Unknown)?;
+        let incarnation = held.record.version.incarnation;
+        let record = Record {
+            name: name.to_owned(),
+            version: Version {
+                incarnation,
+                change: u64::MAX,
+            },
+            instance: 0,
+            started: 0,
+            content: Content::Forgotten,
+        };
+        let signed = Signed::new(&record, &self.cluster, &self.key);
+        let signed = signed.map_err(|_| ForgetError::Unknown)?;
+        if let Offer::Taken(name) = self.store.offer(&signed, |_| false, now) {
             self.is_news(name, now);
         }
         Ok(())
@@ -444,7 +488,9 @@ impl Engine {
 
     /// Takes a record that somebody sent.
     fn take(&mut self, from: SocketAddr, signed: &Signed, now: Duration) {
-        match self.store.offer(signed, now) {
+        let foca = &self.foca;
+        let lives = |record: &Record| foca.iter_members().any(|m| m.id().name == record.name);
+        match self.store.offer(signed, lives, now) {
             Offer::Known => {}
             Offer::Refused(why) => self.events.push(Event::RecordRefused { from, why }),
             Offer::Taken(name) => {

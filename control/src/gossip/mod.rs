@@ -12,7 +12,7 @@ mod store;
 mod transport;
 mod wire;
 
-pub use engine::{Engine, Event, Options};
+pub use engine::{Engine, Event, ForgetError, Options};
 pub use identity::{Identity, IdentityError, cluster_key, random};
 pub use record::{
     Content, MAX_NAME, MAX_RECORD, NameHash, NetworkPart, PublicKey, Record, RecordError, Signed,

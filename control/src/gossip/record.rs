@@ -55,6 +55,8 @@ pub enum Content {
     },
     /// The node has gone, and its pods with it.
     Gone,
+    /// An operator had another node say that this one has gone; its key is nobody's any more.
+    Forgotten,
 }
 
 /// A node's part of a network.

@@ -44,6 +44,9 @@ pub enum StoreError {
     /// Its node has another key here.
     #[error("it is signed by another key than the node has: forget the node if its key was lost")]
     OtherKey,
+    /// It says of a node that answers that it is forgotten.
+    #[error("it says that a node is forgotten which answers")]
+    Lives,
 }
 
 /// The latest record of each node.
@@ -70,20 +73,32 @@ impl Store {
     }
 
     /// Takes a record if it is later than what is held of its node and signed by the same key; the
-    /// first one's key counts. Of two with one version that differ, all nodes keep the same one.
-    pub fn offer(&mut self, signed: &Signed, now: Duration) -> Offer {
+    /// first one's key counts, until the node is forgotten. Anybody may say that a node is
+    /// forgotten, unless it `lives`. Of two with one version that differ, all nodes keep the same
+    /// one.
+    pub fn offer(
+        &mut self,
+        signed: &Signed,
+        lives: impl FnOnce(&Record) -> bool,
+        now: Duration,
+    ) -> Offer {
         let record = match signed.decode() {
             Ok(record) => record,
             Err(error) => return Offer::Refused(error.into()),
         };
         let (name, content) = (NameHash::of(&record.name), content_of(signed));
+        let forgotten = |record: &Record| record.content == Content::Forgotten;
         if let Some(held) = self.records.get(&name) {
-            if held.signed.key != signed.key {
+            let released = forgotten(&record) || forgotten(&held.record);
+            if held.signed.key != signed.key && !released {
                 return Offer::Refused(StoreError::OtherKey);
             }
             if (held.record.version, held.content) >= (record.version, content) {
                 return Offer::Known;
             }
+        }
+        if forgotten(&record) && lives(&record) {
+            return Offer::Refused(StoreError::Lives);
         }
         // Last, since it costs most: what changes nothing may be anybody's.
         if let Err(error) = signed.verify(&self.cluster) {
@@ -106,7 +121,8 @@ impl Store {
     /// Forgets who has been gone for [`GONE_FOR`].
     pub fn expire(&mut self, now: Duration) {
         let over = |held: &Held| {
-            held.record.content == Content::Gone && now.saturating_sub(held.since) >= GONE_FOR
+            let gone = matches!(held.record.content, Content::Gone | Content::Forgotten);
+            gone && now.saturating_sub(held.since) >= GONE_FOR
         };
         let over: Vec<_> = (self.records.iter())
             .filter(|(_, held)| over(held))
@@ -261,18 +277,22 @@ mod tests {
 
     const NOW: Duration = Duration::ZERO;
 
+    fn dead(_: &Record) -> bool {
+        false
+    }
+
     #[test]
     fn the_latest_is_held() {
         let mut store = Store::new("test");
         let (old, new) = (signed("a", 1, 9, 1), signed("a", 2, 1, 1));
-        assert!(matches!(store.offer(&old, NOW), Offer::Taken(_)));
-        assert_eq!(store.offer(&old, NOW), Offer::Known);
-        assert!(matches!(store.offer(&new, NOW), Offer::Taken(_)));
-        assert_eq!(store.offer(&old, NOW), Offer::Known);
+        assert!(matches!(store.offer(&old, dead, NOW), Offer::Taken(_)));
+        assert_eq!(store.offer(&old, dead, NOW), Offer::Known);
+        assert!(matches!(store.offer(&new, dead, NOW), Offer::Taken(_)));
+        assert_eq!(store.offer(&old, dead, NOW), Offer::Known);
         assert_eq!(store.len(), 1);
         let forged = Signed::new(&record("a", 9, 9), "test", &key(99)).expect("short");
         let refused = Offer::Refused(StoreError::OtherKey);
-        assert_eq!(store.offer(&forged, NOW), refused);
+        assert_eq!(store.offer(&forged, dead, NOW), refused);
     }
 
     #[test]
@@ -281,19 +301,45 @@ mod tests {
         let mut gone = record("a", 1, 2);
         gone.content = Content::Gone;
         let gone = Signed::new(&gone, "test", &key(1)).expect("short");
-        assert!(matches!(store.offer(&gone, NOW), Offer::Taken(_)));
+        assert!(matches!(store.offer(&gone, dead, NOW), Offer::Taken(_)));
         assert!(matches!(
-            store.offer(&signed("b", 1, 1, 1), NOW),
+            store.offer(&signed("b", 1, 1, 1), dead, NOW),
             Offer::Taken(_)
         ));
-        assert_eq!(store.offer(&signed("a", 1, 1, 1), NOW), Offer::Known);
+        assert_eq!(store.offer(&signed("a", 1, 1, 1), dead, NOW), Offer::Known);
         store.expire(GONE_FOR.mul_f64(0.99));
         assert_eq!(store.len(), 2);
         store.expire(GONE_FOR);
         assert_eq!(store.len(), 1);
         let mut other = Store::new("test");
-        other.offer(&signed("b", 1, 1, 1), NOW);
+        other.offer(&signed("b", 1, 1, 1), dead, NOW);
         assert_eq!(store.digest(), other.digest());
+    }
+
+    #[test]
+    fn the_forgotten_may_come_back_with_another_key() {
+        let mut store = Store::new("test");
+        let old = signed("a", 5, 1, 1);
+        store.offer(&old, dead, NOW);
+        let mut forgotten = record("a", 5, u64::MAX);
+        forgotten.content = Content::Forgotten;
+        let forgotten = Signed::new(&forgotten, "test", &key(50)).expect("short");
+        let refused = Offer::Refused(StoreError::Lives);
+        assert_eq!(store.offer(&forgotten, |_| true, NOW), refused);
+        assert!(matches!(
+            store.offer(&forgotten, dead, NOW),
+            Offer::Taken(_)
+        ));
+        assert_eq!(store.offer(&old, dead, NOW), Offer::Known);
+        let new = Signed::new(&record("a", 6, 1), "test", &key(60)).expect("short");
+        assert!(matches!(store.offer(&new, dead, NOW), Offer::Taken(_)));
+        let again = Signed::new(&record("a", 7, 1), "test", &key(1)).expect("short");
+        let refused = Offer::Refused(StoreError::OtherKey);
+        assert_eq!(
+            store.offer(&again, dead, NOW),
+            refused,
+            "the new key counts"
+        );
     }
 
     /// Copies everything that they differ in, one way and back.
@@ -306,10 +352,10 @@ mod tests {
                 .map(|name| b.get(name).expect("it said so").signed.clone())
                 .collect();
             for signed in wanted {
-                assert!(matches!(a.offer(&signed, NOW), Offer::Taken(_)));
+                assert!(matches!(a.offer(&signed, dead, NOW), Offer::Taken(_)));
             }
             for signed in lacked {
-                assert!(matches!(b.offer(&signed, NOW), Offer::Taken(_)));
+                assert!(matches!(b.offer(&signed, dead, NOW), Offer::Taken(_)));
             }
         }
     }
@@ -326,8 +372,8 @@ mod tests {
             let (mut a, mut b) = (Store::new("test"), Store::new("test"));
             let mut model = BTreeMap::new();
             for (place, record) in all.iter().enumerate() {
-                if let Offer::Refused(why) = a.offer(record, NOW) { panic!("{why}") }
-                if (seed >> (place % 64)) & 1 == 1 { b.offer(record, NOW); }
+                if let Offer::Refused(why) = a.offer(record, dead, NOW) { panic!("{why}") }
+                if (seed >> (place % 64)) & 1 == 1 { b.offer(record, dead, NOW); }
                 let opened = record.decode().expect("sound");
                 let entry = (opened.version, content_of(record));
                 let highest = model.entry(opened.name).or_insert(entry);
@@ -343,7 +389,7 @@ mod tests {
                 prop_assert_eq!(&held, &model);
             }
             let mut c = Store::new("test");
-            for record in all.iter().rev() { c.offer(record, NOW); }
+            for record in all.iter().rev() { c.offer(record, dead, NOW); }
             prop_assert_eq!(a.digest(), c.digest());
         }
     }

@@ -13,7 +13,7 @@ use tokio::net::{UdpSocket, lookup_host};
 use tokio::sync::{mpsc, oneshot, watch};
 use tracing::{debug, info, warn};
 
-use super::engine::{Engine, Event, Options};
+use super::engine::{Engine, Event, ForgetError, Options};
 use super::identity::{Identity, IdentityError, cluster_key, random};
 use super::record::{Content, Record, RecordError};
 use super::refusal::Refusal;
@@ -97,6 +97,7 @@ pub struct GossipStatus {
 enum Request {
     Status(oneshot::Sender<GossipStatus>),
     Leave(oneshot::Sender<()>),
+    Forget(String, oneshot::Sender<Result<(), ForgetError>>),
 }
 
 /// Asks a running gossip.
@@ -116,6 +117,17 @@ impl GossipHandle {
     pub async fn status(&self) -> Option<GossipStatus> {
         let (reply, answer) = oneshot::channel();
         self.requests.send(Request::Status(reply)).await.ok()?;
+        answer.await.ok()
+    }
+
+    /// Has all nodes forget another one; none when gossip has ended.
+    ///
+    /// # Errors
+    /// When that node answers, or is unknown.
+    pub async fn forget(&self, name: &str) -> Option<Result<(), ForgetError>> {
+        let (reply, answer) = oneshot::channel();
+        let request = Request::Forget(name.to_owned(), reply);
+        self.requests.send(request).await.ok()?;
         answer.await.ok()
     }
 
@@ -284,6 +296,10 @@ impl Gossip {
         match request {
             Request::Status(reply) => {
                 let _ = reply.send(self.status());
+            }
+            Request::Forget(name, reply) => {
+                let now = self.now();
+                let _ = reply.send(self.engine.forget(&name, now));
             }
             Request::Leave(reply) => {
                 let now = self.now();
