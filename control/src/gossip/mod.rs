@@ -22,4 +22,4 @@ pub use refusal::Refusal;
 pub use seal::{KeyId, KeyRing, MAX_DATAGRAM, Seal};
 pub use store::{GONE_FOR, Held, Offer, Store, StoreError};
 pub use transport::{Gossip, GossipError, GossipHandle, GossipOptions, GossipStatus, Known};
-pub use wire::{Member, Message};
+pub use wire::{Member, Message, Range, Summary};

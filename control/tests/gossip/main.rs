@@ -1,6 +1,7 @@
 //! Gossip among many nodes, simulated: the engine, the store and the seal are the real ones.
 
 mod net;
+mod noise;
 
 use std::time::Duration;
 
@@ -115,14 +116,29 @@ fn of_two_with_one_name_one_yields() {
     }
 }
 
-#[test]
-fn scenarios_of_twenty() {
-    let seeds = std::env::var("GOSSIP_SEEDS")
+/// A part of the seeds, so that parts run side by side. `GOSSIP_SEEDS` gives another number of all.
+fn scenarios(count: usize, seeds: u64, part: u64, of: u64) {
+    let given = std::env::var("GOSSIP_SEEDS")
         .ok()
         .and_then(|s| s.parse().ok());
-    for seed in 0..seeds.unwrap_or(50) {
-        scenario(20, seed);
+    for seed in (0..given.unwrap_or(seeds)).filter(|seed| seed % of == part) {
+        scenario(count, seed);
     }
+}
+
+#[test]
+fn scenarios_of_twenty() {
+    scenarios(20, 1000, 0, 2);
+}
+
+#[test]
+fn more_scenarios_of_twenty() {
+    scenarios(20, 1000, 1, 2);
+}
+
+#[test]
+fn scenarios_of_a_hundred() {
+    scenarios(100, 50, 0, 1);
 }
 
 /// How fast a change is known to all, and what it costs when nothing changes.

@@ -5,6 +5,9 @@
 //! them. And now and then a digest goes to one member, which answers with what it has where both
 //! differ: whatever the pushes have missed is found then, after a partition too.
 
+mod own;
+mod spread;
+
 use std::collections::BTreeMap;
 use std::mem;
 use std::net::SocketAddr;
@@ -13,37 +16,24 @@ use std::time::Duration;
 
 use foca::{Foca, NoCustomBroadcast, Notification, PostcardCodec, Runtime, Timer};
 use rand::rngs::StdRng;
-use rand::seq::{IndexedRandom, SliceRandom};
 use rand::{RngExt, SeedableRng};
 use ring::signature::Ed25519KeyPair;
 
+pub use self::own::ForgetError;
+use self::own::{CONTEST_AFTER, Claim};
+use self::spread::{News, PUSH_INTERVAL};
 use super::record::{Content, NameHash, Record, RecordError, Signed, Version};
 use super::refusal::Refusal;
 use super::seal::{KeyRing, MAX_MESSAGE, Seal};
 use super::store::{Offer, Store, StoreError};
-use super::wire::{BUCKETS, Member, Message, ROOM, Range};
+use super::wire::{BUCKETS, Member, Message, ROOM};
 
-/// How often news are pushed, while there are any.
-const PUSH_INTERVAL: Duration = Duration::from_millis(200);
-/// To how many members at a time.
-const FANOUT: usize = 4;
-/// Messages with news for a member at a time.
-const PUSH_MESSAGES: usize = 4;
 /// How often a digest goes to some member, on average.
 const PULL_INTERVAL: Duration = Duration::from_secs(5);
-/// How soon the next digest goes when one answer did not hold all.
-const PULL_ON: Duration = Duration::from_millis(100);
 /// How often peers are looked for by a node that knows of nobody.
 const SEEK_ALONE: Duration = Duration::from_secs(1);
 /// How often peers of the list that are no members are looked for.
 const SEEK_OTHERS: Duration = Duration::from_secs(30);
-/// How long a node waits before it speaks up against another that has its name: so often at most.
-const CONTEST_AFTER: Duration = Duration::from_secs(1);
-/// Messages that answer one message at most.
-const MAX_ANSWERS: usize = 16;
-/// Names asked for in a message.
-const MAX_NAMES: usize = 100;
-
 /// What a node is started with.
 #[derive(Clone, Debug)]
 pub struct Options {
@@ -57,17 +47,6 @@ pub struct Options {
     pub keys: KeyRing,
     /// Seeds all that is random, the session of the seal among it.
     pub seed: [u8; 32],
-}
-
-/// Why a node is not forgotten.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum ForgetError {
-    /// It would only come back.
-    #[error("it answers: stop it first, or have it leave")]
-    Lives,
-    /// Nobody has said anything in this name.
-    #[error("no node of this name is known")]
-    Unknown,
 }
 
 /// What happens, for the log.
@@ -112,24 +91,6 @@ enum Due {
     PullOn,
     Seek,
     Contest,
-}
-
-/// What becomes of this node's name.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Claim {
-    Held,
-    /// Somebody else has spoken in it.
-    Contested,
-    /// It is another's, and this node says nothing.
-    Yielded,
-}
-
-/// A record that not everybody has yet.
-#[derive(Clone, Copy, Debug)]
-struct News {
-    name: NameHash,
-    /// How many times more this node sends it.
-    left: usize,
 }
 
 /// A node.
@@ -256,93 +217,6 @@ impl Engine {
         if self.foca.num_members() == 0 {
             self.seek();
         }
-    }
-
-    /// Says this of the node from now on.
-    ///
-    /// # Errors
-    /// When nobody would take it; what was said before stands.
-    pub fn announce(&mut self, content: Content, now: Duration) -> Result<(), RecordError> {
-        let change = self.own.as_ref().map_or(0, |(_, version)| version.change);
-        let incarnation = self.own.as_ref().map_or_else(
-            || self.foca.identity().incarnation,
-            |(_, version)| version.incarnation,
-        );
-        self.say(
-            content,
-            Version {
-                incarnation,
-                change: change + 1,
-            },
-            now,
-        )
-    }
-
-    fn say(
-        &mut self,
-        content: Content,
-        version: Version,
-        now: Duration,
-    ) -> Result<(), RecordError> {
-        let me = self.foca.identity();
-        let record = Record {
-            name: me.name.clone(),
-            version,
-            instance: me.instance,
-            started: me.incarnation,
-            content: content.clone(),
-        };
-        let signed = Signed::new(&record, &self.cluster, &self.key)?;
-        self.own = Some((content, version));
-        if self.claim != Claim::Yielded
-            && let Offer::Taken(name) = self.store.offer(&signed, |_| false, now)
-        {
-            self.is_news(name, now);
-        }
-        Ok(())
-    }
-
-    /// Tells all nodes that another one has gone for good, with its routes; its name is free then
-    /// for a node with another key.
-    ///
-    /// # Errors
-    /// When it answers, or nobody knows it.
-    pub fn forget(&mut self, name: &str, now: Duration) -> Result<(), ForgetError> {
-        let lives = self.members().any(|member| member.name == name);
-        if lives || name == self.foca.identity().name {
-            return Err(ForgetError::Lives);
-        }
-        let held = self
-            .store
-            .get(NameHash::of(name))
-            .ok_or(ForgetError::Unknown)?;
-        let incarnation = held.record.version.incarnation;
-        let record = Record {
-            name: name.to_owned(),
-            version: Version {
-                incarnation,
-                change: u64::MAX,
-            },
-            instance: 0,
-            started: 0,
-            content: Content::Forgotten,
-        };
-        let signed = Signed::new(&record, &self.cluster, &self.key);
-        let signed = signed.map_err(|_| ForgetError::Unknown)?;
-        if let Offer::Taken(name) = self.store.offer(&signed, |_| false, now) {
-            self.is_news(name, now);
-        }
-        Ok(())
-    }
-
-    /// Tells the others that this node and its pods have gone.
-    pub fn leave(&mut self, now: Duration) {
-        if self.own.is_some() && self.announce(Content::Gone, now).is_ok() {
-            for _ in 0..2 {
-                self.push();
-            }
-        }
-        self.swim(now, |foca, wanted| foca.leave_cluster(wanted));
     }
 
     /// Does what is due.
@@ -520,137 +394,6 @@ impl Engine {
         });
     }
 
-    /// Another node, or this one before it forgot which incarnation it was, has said something
-    /// later in this node's name. The one that lives has the last word; of two the one with the
-    /// lower instance, so that they do not go on for ever.
-    fn contest(&mut self, now: Duration) {
-        self.claim = Claim::Held;
-        let me = self.foca.identity().clone();
-        let Some(held) = self.store.get(NameHash::of(&me.name)) else {
-            return;
-        };
-        let (instance, version) = (held.record.instance, held.record.version);
-        if instance == me.instance {
-            return;
-        }
-        let twin = self
-            .members()
-            .find(|m| m.name == me.name && m.instance == instance);
-        if let Some(to) = twin.cloned()
-            && instance < me.instance
-        {
-            self.claim = Claim::Yielded;
-            self.events.push(Event::Yielded { to });
-        } else if let Some((content, _)) = self.own.clone() {
-            let version = Version {
-                incarnation: version.incarnation + 1,
-                change: 1,
-            };
-            if let Err(error) = self.say(content, version, now) {
-                self.events.push(Event::Unannounced(error));
-            }
-        }
-    }
-
-    /// Others are to have this.
-    fn is_news(&mut self, name: NameHash, now: Duration) {
-        self.events.push(Event::Record(name));
-        if self.news.is_empty() {
-            self.at(now, Due::Push);
-        }
-        self.news.retain(|news| news.name != name);
-        // As memberlist does it: four times the digits of the number of nodes.
-        let digits = (self.foca.num_members() + 1).ilog10() + 1;
-        let left = 4 * usize::try_from(digits).unwrap_or(1);
-        self.news.push(News { name, left });
-    }
-
-    /// Sends what was sent least so far.
-    fn push(&mut self) {
-        self.refresh_members();
-        if self.members.is_empty() {
-            // Whoever comes asks for all.
-            self.news.clear();
-            return;
-        }
-        self.news.sort_by_key(|news| usize::MAX - news.left);
-        let targets: Vec<_> = (self.members.sample(&mut self.rng, FANOUT))
-            .map(|member| member.address)
-            .collect();
-        let store = &self.store;
-        let records = self.news.iter().filter_map(|news| store.get(news.name));
-        let (messages, packed) = pack(records.map(|held| &held.signed), PUSH_MESSAGES);
-        for target in &targets {
-            for message in &messages {
-                self.send(*target, message);
-            }
-        }
-        for news in self.news.iter_mut().take(packed) {
-            news.left = news.left.saturating_sub(targets.len());
-        }
-        self.news.retain(|news| news.left > 0);
-    }
-
-    fn pull(&mut self) {
-        self.refresh_members();
-        if let Some(member) = self.members.choose(&mut self.rng) {
-            let to = member.address;
-            self.send_digest(to);
-        }
-    }
-
-    fn send_digest(&mut self, to: SocketAddr) {
-        let digest = self.store.digest().to_vec();
-        self.send(to, &Message::Digest(digest));
-    }
-
-    fn send_ranges(&mut self, to: SocketAddr, digest: &[u64]) {
-        let mut ranges = self.store.differing(digest);
-        // Other ones each time, when they are more than an answer holds.
-        ranges.shuffle(&mut self.rng);
-        let (mut message, mut len, mut sent) = (Vec::new(), 0, 0);
-        for range in ranges {
-            let bytes = postcard::to_stdvec(&range).map_or(0, |bytes| bytes.len());
-            if len + bytes > ROOM {
-                self.send(to, &Message::Ranges(mem::take(&mut message)));
-                (len, sent) = (0, sent + 1);
-                if sent == MAX_ANSWERS {
-                    return;
-                }
-            }
-            message.push(range);
-            len += bytes;
-        }
-        if !message.is_empty() {
-            self.send(to, &Message::Ranges(message));
-        }
-    }
-
-    fn compare(&mut self, from: SocketAddr, ranges: &[Range], now: Duration) {
-        let (mut wanted, mut lacked) = (Vec::new(), Vec::new());
-        for range in ranges {
-            let (names, records) = self.store.compare(range);
-            wanted.extend(names);
-            lacked.extend(records.into_iter().cloned());
-        }
-        let all = wanted.len() < MAX_NAMES && lacked.is_empty();
-        wanted.truncate(MAX_NAMES);
-        if !wanted.is_empty() {
-            self.send(from, &Message::Request(wanted));
-        }
-        self.send_records(from, &lacked);
-        if !all && !mem::replace(&mut self.pulls_on, true) {
-            self.at(now + PULL_ON, Due::PullOn);
-        }
-    }
-
-    fn send_records(&mut self, to: SocketAddr, records: &[Signed]) {
-        let (messages, _) = pack(records.iter(), MAX_ANSWERS);
-        for message in &messages {
-            self.send(to, message);
-        }
-    }
-
     fn seek(&mut self) {
         self.refresh_members();
         let me = self.foca.identity().clone();
@@ -684,25 +427,4 @@ fn member_of(record: &Record) -> Option<Member> {
         instance: record.instance,
         renewal: 0,
     })
-}
-
-/// Puts records into at most so many messages; how many of them are in.
-fn pack<'a>(records: impl Iterator<Item = &'a Signed>, max: usize) -> (Vec<Message>, usize) {
-    let (mut messages, mut message, mut len, mut packed) = (Vec::new(), Vec::new(), 0, 0);
-    for signed in records {
-        if len + signed.len() > ROOM {
-            messages.push(Message::Records(mem::take(&mut message)));
-            len = 0;
-            if messages.len() == max {
-                return (messages, packed);
-            }
-        }
-        len += signed.len();
-        packed += 1;
-        message.push(signed.clone());
-    }
-    if !message.is_empty() {
-        messages.push(Message::Records(message));
-    }
-    (messages, packed)
 }

@@ -1,0 +1,154 @@
+//! How records come to everybody: news are pushed, and what the pushes missed is found by digests.
+
+use std::mem;
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use rand::seq::{IndexedRandom, SliceRandom};
+
+use super::{Due, Engine, Event};
+use crate::gossip::record::{NameHash, Signed};
+use crate::gossip::wire::{Message, ROOM, Range};
+
+/// How often news are pushed, while there are any.
+pub(super) const PUSH_INTERVAL: Duration = Duration::from_millis(200);
+/// To how many members at a time.
+const FANOUT: usize = 4;
+/// Messages with news for a member at a time.
+const PUSH_MESSAGES: usize = 4;
+/// How soon the next digest goes when one answer did not hold all.
+const PULL_ON: Duration = Duration::from_millis(100);
+/// Messages that answer one message at most.
+const MAX_ANSWERS: usize = 16;
+/// Names asked for in a message.
+const MAX_NAMES: usize = 100;
+
+/// A record that not everybody has yet.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct News {
+    name: NameHash,
+    /// How many times more this node sends it.
+    left: usize,
+}
+
+impl Engine {
+    /// Others are to have this.
+    pub(super) fn is_news(&mut self, name: NameHash, now: Duration) {
+        self.events.push(Event::Record(name));
+        if self.news.is_empty() {
+            self.at(now, Due::Push);
+        }
+        self.news.retain(|news| news.name != name);
+        // As memberlist does it: four times the digits of the number of nodes.
+        let digits = (self.foca.num_members() + 1).ilog10() + 1;
+        let left = 4 * usize::try_from(digits).unwrap_or(1);
+        self.news.push(News { name, left });
+    }
+
+    /// Sends what was sent least so far.
+    pub(super) fn push(&mut self) {
+        self.refresh_members();
+        if self.members.is_empty() {
+            // Whoever comes asks for all.
+            self.news.clear();
+            return;
+        }
+        self.news.sort_by_key(|news| usize::MAX - news.left);
+        let targets: Vec<_> = (self.members.sample(&mut self.rng, FANOUT))
+            .map(|member| member.address)
+            .collect();
+        let store = &self.store;
+        let records = self.news.iter().filter_map(|news| store.get(news.name));
+        let (messages, packed) = pack(records.map(|held| &held.signed), PUSH_MESSAGES);
+        for target in &targets {
+            for message in &messages {
+                self.send(*target, message);
+            }
+        }
+        for news in self.news.iter_mut().take(packed) {
+            news.left = news.left.saturating_sub(targets.len());
+        }
+        self.news.retain(|news| news.left > 0);
+    }
+
+    pub(super) fn pull(&mut self) {
+        self.refresh_members();
+        if let Some(member) = self.members.choose(&mut self.rng) {
+            let to = member.address;
+            self.send_digest(to);
+        }
+    }
+
+    pub(super) fn send_digest(&mut self, to: SocketAddr) {
+        let digest = self.store.digest().to_vec();
+        self.send(to, &Message::Digest(digest));
+    }
+
+    pub(super) fn send_ranges(&mut self, to: SocketAddr, digest: &[u64]) {
+        let mut ranges = self.store.differing(digest);
+        // Other ones each time, when they are more than an answer holds.
+        ranges.shuffle(&mut self.rng);
+        let (mut message, mut len, mut sent) = (Vec::new(), 0, 0);
+        for range in ranges {
+            let bytes = postcard::to_stdvec(&range).map_or(0, |bytes| bytes.len());
+            if len + bytes > ROOM {
+                self.send(to, &Message::Ranges(mem::take(&mut message)));
+                (len, sent) = (0, sent + 1);
+                if sent == MAX_ANSWERS {
+                    return;
+                }
+            }
+            message.push(range);
+            len += bytes;
+        }
+        if !message.is_empty() {
+            self.send(to, &Message::Ranges(message));
+        }
+    }
+
+    pub(super) fn compare(&mut self, from: SocketAddr, ranges: &[Range], now: Duration) {
+        let (mut wanted, mut lacked) = (Vec::new(), Vec::new());
+        for range in ranges {
+            let (names, records) = self.store.compare(range);
+            wanted.extend(names);
+            lacked.extend(records.into_iter().cloned());
+        }
+        let all = wanted.len() < MAX_NAMES && lacked.is_empty();
+        wanted.truncate(MAX_NAMES);
+        if !wanted.is_empty() {
+            self.send(from, &Message::Request(wanted));
+        }
+        self.send_records(from, &lacked);
+        if !all && !mem::replace(&mut self.pulls_on, true) {
+            self.at(now + PULL_ON, Due::PullOn);
+        }
+    }
+
+    pub(super) fn send_records(&mut self, to: SocketAddr, records: &[Signed]) {
+        let (messages, _) = pack(records.iter(), MAX_ANSWERS);
+        for message in &messages {
+            self.send(to, message);
+        }
+    }
+}
+
+/// Puts records into at most so many messages; how many of them are in.
+fn pack<'a>(records: impl Iterator<Item = &'a Signed>, max: usize) -> (Vec<Message>, usize) {
+    let (mut messages, mut message, mut len, mut packed) = (Vec::new(), Vec::new(), 0, 0);
+    for signed in records {
+        if len + signed.len() > ROOM {
+            messages.push(Message::Records(mem::take(&mut message)));
+            len = 0;
+            if messages.len() == max {
+                return (messages, packed);
+            }
+        }
+        len += signed.len();
+        packed += 1;
+        message.push(signed.clone());
+    }
+    if !message.is_empty() {
+        messages.push(Message::Records(message));
+    }
+    (messages, packed)
+}
