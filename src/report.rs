@@ -44,7 +44,8 @@ pub(crate) fn status(view: &View<'_>) -> Value {
         "xdp": { "redirected": outcomes.redirected, "passed": outcomes.passed, "stale": outcomes.stale, "closed": outcomes.closed,
             "spoofed": outcomes.spoofed, "unknown_vtep": outcomes.unknown_vtep,
             "tunnel_from_pod": outcomes.tunnel_from_pod, "no_slow_path": outcomes.no_slow_path,
-            "multicast": outcomes.multicast, "vlan_tagged": outcomes.vlan_tagged },
+            "multicast": outcomes.multicast, "vlan_tagged": outcomes.vlan_tagged,
+            "malformed": outcomes.malformed },
         "epoch": agent.epoch,
         "ports": agent.ports.len(),
         "routes": agent.routes.len(),
@@ -258,13 +259,14 @@ pub(crate) fn status_text(reply: &Value) -> String {
         &mut out,
         "refused",
         format!(
-            "{} with a source not the pod's, {} not the node's, {} tunnel packets from pods, {} of networks without a kernel's path, {} to many, {} with a VLAN tag",
+            "{} with a source not the pod's, {} not the node's, {} tunnel packets from pods, {} of networks without a kernel's path, {} to many, {} with a VLAN tag, {} malformed",
             field(reply, "xdp.spoofed"),
             field(reply, "xdp.unknown_vtep"),
             field(reply, "xdp.tunnel_from_pod"),
             field(reply, "xdp.no_slow_path"),
             field(reply, "xdp.multicast"),
             field(reply, "xdp.vlan_tagged"),
+            field(reply, "xdp.malformed"),
         ),
     );
     line(&mut out, "kernel", slow_path_text(reply));

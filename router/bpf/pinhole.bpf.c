@@ -165,6 +165,7 @@ enum outcome {
 	NO_SLOW_PATH,
 	MULTICAST,
 	VLAN_TAGGED,
+	MALFORMED,
 	OUTCOMES
 };
 
@@ -313,18 +314,18 @@ int viaduct_underlay(struct xdp_md *ctx)
 	if (inner->h_proto == bpf_htons(ETH_P_IP)) {
 		struct iphdr *ip4 = (void *)(inner + 1);
 		if ((void *)(ip4 + 1) > end)
-			return drop(UNKNOWN_VTEP);
+			return drop(MALFORMED);
 		map_v4(pod.address, &ip4->daddr);
 		map_v4(from.address, &ip4->saddr);
 	} else if (inner->h_proto == bpf_htons(ETH_P_IPV6)) {
 		struct ipv6hdr *ip6 = (void *)(inner + 1);
 		if ((void *)(ip6 + 1) > end)
-			return drop(UNKNOWN_VTEP);
+			return drop(MALFORMED);
 		__builtin_memcpy(pod.address, &ip6->daddr, 16);
 		__builtin_memcpy(from.address, &ip6->saddr, 16);
 	} else {
 		// Nothing but IP has a way into the overlay.
-		return drop(tagged(inner) ? VLAN_TAGGED : UNKNOWN_VTEP);
+		return drop(tagged(inner) ? VLAN_TAGGED : MALFORMED);
 	}
 	dev = bpf_map_lookup_elem(&devices, &ifindex);
 	if (!dev)

@@ -189,6 +189,8 @@ pub struct Outcomes {
     pub multicast: u64,
     /// Dropped: a frame with a VLAN tag.
     pub vlan_tagged: u64,
+    /// Dropped: a tunnel's packet with neither IPv4 nor IPv6 inside, or with a part of a header.
+    pub malformed: u64,
 }
 
 /// The loaded programs, their maps, and their links.
@@ -482,6 +484,7 @@ impl Pinholes {
             no_slow_path: n(7),
             multicast: n(8),
             vlan_tagged: n(9),
+            malformed: n(10),
         }
     }
 }

@@ -2,6 +2,10 @@
 
 forge.py tunnel FROM TO MAC VNI INNER_FROM INNER_TO WORD
     a VXLAN packet from one of this host's addresses, a datagram with WORD inside
+forge.py odd KIND FROM TO MAC VNI INNER_FROM INNER_TO WORD
+    one that is odd in some way: the kinds are below
+forge.py optioned FROM TO WORD
+    an honest datagram with IPv4 options or an IPv6 extension header
 forge.py frame INTERFACE MAC_FROM MAC_TO FROM TO WORD
     a datagram in a frame that is made by hand
 forge.py advertise INTERFACE MAC_FROM MAC_TO
@@ -93,6 +97,68 @@ def tunnel(source, to, inner_mac, vni, inner_from, inner_to, word):
         out.sendto(header + frame, (to, VXLAN))
 
 
+def with_options(what):
+    """The same packet with options that say nothing."""
+    kind, data = what
+    if kind == 0x86DD:
+        length = struct.unpack("!H", data[4:6])[0] + 8
+        extension = bytes([data[6], 0, 1, 4, 0, 0, 0, 0])
+        return kind, data[:4] + struct.pack("!HB", length, 60) + data[7:40] + extension + data[40:]
+    length = struct.unpack("!H", data[2:4])[0] + 4
+    header = bytes([0x46]) + data[1:2] + struct.pack("!H", length) + data[4:10] + bytes(2) + data[12:20] + b"\1\1\1\1"
+    return kind, header[:10] + struct.pack("!H", checksum(header)) + header[12:] + data[20:]
+
+
+def odd(kind, source, to, inner_mac, vni, inner_from, inner_to, word):
+    what = packet(inner_from, inner_to, 17, datagram(word.encode()))
+    if kind == "options":
+        what = with_options(what)
+    if kind == "long":  # It says that it is longer than it is.
+        at = 2 if what[0] == 0x0800 else 4
+        data = what[1]
+        length = struct.unpack("!H", data[at : at + 2])[0] + 40
+        data = data[:at] + struct.pack("!H", length) + data[at + 2 :]
+        if what[0] == 0x0800:
+            data = data[:10] + bytes(2) + data[12:]
+            data = data[:10] + struct.pack("!H", checksum(data[:20])) + data[12:]
+        what = what[0], data
+    if kind == "sum" and what[0] == 0x0800:
+        what = what[0], what[1][:10] + bytes([what[1][10] ^ 1]) + what[1][11:]
+    if kind == "vlan":
+        what = 0x8100, struct.pack("!HH", 7, what[0]) + what[1]
+    if kind == "mac":
+        inner_mac = "02:00:00:00:66:01"
+    inner = ethernet(inner_mac, "02:00:00:00:66:66", what)
+    flags, number = 0x08000000, int(vni) << 8
+    if kind == "flag":
+        flags = 0
+    if kind == "reserved":  # RFC 7348, section 5: ignored on receipt.
+        flags, number = 0xFFFFFFFF, number | 0xFF
+    if kind == "vni":
+        number += 1 << 8
+    if kind == "padded":
+        inner += bytes(20)
+    data = struct.pack("!II", flags, number) + inner
+    cuts = {"header": 4, "runt": 8 + 10, "ip": 8 + 14 + 12}
+    data = data[: cuts.get(kind)]
+    with socket.socket(family(source), socket.SOCK_DGRAM) as out:
+        if kind == "unsummed":
+            out.setsockopt(socket.SOL_SOCKET, 11, 1)  # SO_NO_CHECK
+        out.bind((source, 0))
+        out.sendto(data, (to, VXLAN))
+
+
+def optioned(source, to, word):
+    with socket.socket(family(source), socket.SOCK_DGRAM) as out:
+        if family(source) == socket.AF_INET:
+            out.setsockopt(socket.IPPROTO_IP, socket.IP_OPTIONS, b"\1\1\1\1")
+        else:
+            nothing = bytes([0, 0, 1, 4, 0, 0, 0, 0])
+            out.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_DSTOPTS, nothing)
+        out.bind((source, 0))
+        out.sendto(word.encode(), (to, PORT))
+
+
 def frame(interface, mac_from, mac_to, source, to, word):
     what = packet(source, to, 17, datagram(word.encode()))
     send_frame(interface, ethernet(mac_to, mac_from, what))
@@ -137,5 +203,5 @@ def hear(*addresses):
 
 
 if __name__ == "__main__":
-    commands = {"tunnel": tunnel, "frame": frame, "tagged": tagged, "claim": claim, "advertise": advertise, "say": say, "hear": hear}
+    commands = {"tunnel": tunnel, "odd": odd, "optioned": optioned, "frame": frame, "tagged": tagged, "claim": claim, "advertise": advertise, "say": say, "hear": hear}
     commands[sys.argv[1]](*sys.argv[2:])
