@@ -92,6 +92,23 @@ fn who_leaves_is_gone_and_who_dies_is_not() {
     assert_eq!(store.len(), 5);
 }
 
+/// Those that were alone, and two halves that have taken each other for dead, are whole again soon.
+#[test]
+fn parted_nodes_find_each_other_again() {
+    for alone in [1, 5] {
+        let mut net = cluster(10, 3, Faults::default());
+        net.sides[..alone].fill(1);
+        net.run(secs(60));
+        let mut members = vec![9 - alone; 10];
+        members[..alone].fill(alone - 1);
+        assert_eq!(net.members(), members);
+        net.sides.fill(0);
+        let end = net.now + secs(20);
+        let whole = net.run_until(end, |net| net.members() == [9; 10]);
+        assert!(whole, "{alone} of 10: {:?}", net.members());
+    }
+}
+
 /// With the same key, too, as when a machine was copied.
 #[test]
 fn of_two_with_one_name_one_yields() {

@@ -8,7 +8,7 @@
 mod own;
 mod spread;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
 use std::mem;
 use std::net::SocketAddr;
 use std::num::{NonZeroU32, NonZeroUsize};
@@ -16,6 +16,7 @@ use std::time::Duration;
 
 use foca::{Foca, NoCustomBroadcast, Notification, PostcardCodec, Runtime, Timer};
 use rand::rngs::StdRng;
+use rand::seq::IteratorRandom;
 use rand::{RngExt, SeedableRng};
 use ring::signature::Ed25519KeyPair;
 
@@ -112,6 +113,8 @@ pub struct Engine {
     seeds: Vec<SocketAddr>,
     /// What this node says, and in which version it was said.
     own: Option<(Content, Version)>,
+    /// When peers of the list that are no members were looked for last.
+    sought: Option<Duration>,
     claim: Claim,
     news: Vec<News>,
     due: BTreeMap<(Duration, u64), Due>,
@@ -169,6 +172,7 @@ impl Engine {
             pulls_on: false,
             seeds: Vec::new(),
             own: None,
+            sought: None,
             claim: Claim::Held,
             news: Vec::new(),
             due: BTreeMap::new(),
@@ -241,18 +245,18 @@ impl Engine {
                 Due::Pull => {
                     self.store.expire(now);
                     self.pull();
+                    self.seek_silent();
                     // Not all at once, when all were started at once.
                     let wait = PULL_INTERVAL.mul_f64(self.rng.random_range(0.5..1.5));
                     self.at(now + wait, Due::Pull);
                 }
                 Due::Seek => {
-                    self.seek();
-                    let wait = if self.members.is_empty() {
-                        SEEK_ALONE
-                    } else {
-                        SEEK_OTHERS
-                    };
-                    self.at(now + wait, Due::Seek);
+                    let over = |at: Duration| now >= at + SEEK_OTHERS;
+                    if self.foca.num_members() == 0 || self.sought.is_none_or(over) {
+                        self.sought = Some(now);
+                        self.seek();
+                    }
+                    self.at(now + SEEK_ALONE, Due::Seek);
                 }
             }
         }
@@ -392,6 +396,30 @@ impl Engine {
         self.swim(now, |foca, wanted| {
             foca.apply_many(member.into_iter(), false, wanted)
         });
+    }
+
+    /// Looks for a node that was known to live, so that two parts of a cluster find each other again
+    /// however they were parted.
+    fn seek_silent(&mut self) {
+        self.refresh_members();
+        if self.store.len() <= self.members.len() + 1 {
+            return;
+        }
+        let me = self.foca.identity().clone();
+        let live: HashSet<&str> = self.members.iter().map(|m| &m.name[..]).collect();
+        let silent = self
+            .store
+            .iter()
+            .filter_map(|held| match held.record.content {
+                Content::Here { gossip, .. } if !live.contains(&held.record.name[..]) => {
+                    Some(gossip)
+                }
+                _ => None,
+            });
+        let silent = silent.filter(|address| *address != me.address);
+        if let Some(to) = silent.choose(&mut self.rng) {
+            self.send(to, &Message::Hello(me));
+        }
     }
 
     fn seek(&mut self) {
