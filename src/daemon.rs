@@ -9,7 +9,7 @@ use std::time::Duration;
 use anyhow::{Context, bail};
 use tokio::signal::unix::{SignalKind, signal};
 use viaduct_config::{Config, OnExit, RuntimeConfig, XdpMode};
-use viaduct_control::gossip::{Gossip, cluster_key};
+use viaduct_control::gossip::{Gossip, KeyFile};
 use viaduct_control::kernel::Kernel;
 use viaduct_control::{Agent, OwnAddresses, remove_slow_path};
 use viaduct_fib::Publisher;
@@ -39,7 +39,7 @@ pub(crate) fn check(config: &Config) -> anyhow::Result<()> {
         let own = pinned_programs(&config.runtime.pins(&config.node.name));
         host::no_foreign_xdp(&kernel, &links, &own, Duration::ZERO).await?;
         if let Some(gossip) = &config.gossip {
-            cluster_key(&gossip.key_file)?;
+            KeyFile::read(&gossip.key_file)?;
         }
         println!(
             "{}: good; underlay {} {}",

@@ -20,6 +20,7 @@ use anyhow::Context;
 use clap::{Args, Parser, Subcommand};
 use serde_json::json;
 use viaduct_config::{Config, RuntimeConfig};
+use viaduct_control::gossip;
 
 #[derive(Parser)]
 #[command(version, about = "Carries pod traffic between nodes: AF_XDP, VXLAN")]
@@ -62,6 +63,9 @@ enum Command {
     },
     /// Tell the other nodes that this one and its pods go for good
     Leave(client::Ask),
+    /// The keys that the cluster's nodes share, on this node
+    #[command(subcommand)]
+    Key(KeyCommand),
     /// Add a pod to a running router, or remove one that was added
     #[command(subcommand)]
     Port(PortCommand),
@@ -70,6 +74,62 @@ enum Command {
     Route(RouteCommand),
     /// Remove what a dead router left
     Cleanup(CleanupArgs),
+}
+
+/// To change keys without loss: add the new one on all nodes, then use it on all, then remove the
+/// old one from all.
+#[derive(Subcommand)]
+enum KeyCommand {
+    /// Make a key, which is printed and nothing else
+    New,
+    /// Which there are, which is used, and when something came that was sealed with each
+    List(client::Ask),
+    /// Understand what is sealed with one more
+    Add {
+        /// Holds the key, 64 hexadecimal digits; - for the standard input
+        file: PathBuf,
+        #[command(flatten)]
+        ask: client::Ask,
+    },
+    /// Seal with this one from now on
+    Use {
+        /// Its id, as `list` says it
+        id: String,
+        #[command(flatten)]
+        ask: client::Ask,
+    },
+    /// Understand it no more
+    Remove {
+        /// Its id, as `list` says it
+        id: String,
+        #[command(flatten)]
+        ask: client::Ask,
+    },
+}
+
+impl KeyCommand {
+    fn run(self) -> anyhow::Result<()> {
+        let (request, ask) = match self {
+            Self::New => {
+                println!("{}", gossip::in_hexadecimal(&gossip::random::<32>()?));
+                return Ok(());
+            }
+            Self::List(ask) => ("key list".to_owned(), ask),
+            Self::Add { file, ask } => {
+                let doing = || format!("cannot read the key from {}", file.display());
+                let text = if file.as_os_str() == "-" {
+                    std::io::read_to_string(std::io::stdin())
+                } else {
+                    std::fs::read_to_string(&file)
+                };
+                let text = text.with_context(doing)?;
+                (format!("key add {}", text.trim()), ask)
+            }
+            Self::Use { id, ask } => (format!("key use {id}"), ask),
+            Self::Remove { id, ask } => (format!("key remove {id}"), ask),
+        };
+        client::show(&request, &ask, report::keys_text)
+    }
 }
 
 #[derive(Subcommand)]
@@ -311,6 +371,7 @@ fn main() -> ExitCode {
             }
         }
         Command::Check { config } => config.load().and_then(|c| daemon::check(&c)),
+        Command::Key(command) => command.run(),
         Command::Port(command) => command.run(),
         Command::Route(command) => command.run(),
         Command::Cleanup(args) => args.run(),

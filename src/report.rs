@@ -411,3 +411,10 @@ pub(crate) fn peers_text(reply: &Value) -> String {
     }
     text
 }
+
+pub(crate) fn keys_text(reply: &Value) -> String {
+    table(
+        reply.get("keys").unwrap_or(&Value::Null),
+        &[("KEY", "id"), ("USED", "used"), ("HEARD S AGO", "heard_s")],
+    )
+}

@@ -14,7 +14,7 @@ use tokio::net::{UnixListener, UnixStream};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::watch;
 use viaduct_config::Config;
-use viaduct_control::gossip::{GossipHandle, Record};
+use viaduct_control::gossip::{self, GossipHandle, KeyChange, KeyUse, Record};
 use viaduct_control::{AgentHandle, OwnAddresses, StatusHandle};
 
 use crate::desired::{Change, Desired, Kind};
@@ -99,6 +99,9 @@ impl Server {
                         Ok(()) => tracing::info!("the configuration was read again"),
                         Err(error) => tracing::error!("the configuration was not read again: {error:#}"),
                     }
+                    if self.gossip.is_some() && let Err(error) = self.keys(KeyChange::Reload).await {
+                        tracing::error!("the cluster's keys were not read again: {error:#}");
+                    }
                 }
             }
         }
@@ -130,7 +133,11 @@ impl Server {
             "drops" => return report::drops(&self.view()),
             "peers" => return answered(self.peers().await),
             "leave" => return answered(self.leave().await),
+            "key list" => return answered(self.keys(KeyChange::List).await),
             _ => {}
+        }
+        if let Some(change) = request.strip_prefix("key ") {
+            return answered(self.change_keys(change).await);
         }
         let done = if let Some(name) = request.strip_prefix("forget ") {
             self.forget(name).await
@@ -162,6 +169,30 @@ impl Server {
     async fn forget(&self, name: &str) -> anyhow::Result<()> {
         let forgotten = self.gossip()?.forget(name).await.context(ENDED)?;
         forgotten.with_context(|| format!("{name} is not forgotten"))
+    }
+
+    /// `add KEY`, `use ID` or `remove ID`.
+    async fn change_keys(&self, words: &str) -> anyhow::Result<Value> {
+        let (what, which) = words.split_once(' ').unwrap_or((words, ""));
+        let id = || {
+            let id = gossip::key_id(which);
+            id.with_context(|| format!("{which:?} is no key's id: 8 hexadecimal digits"))
+        };
+        let change = match what {
+            "add" => KeyChange::Add(
+                gossip::hexadecimal(which).context("it is no key: 64 hexadecimal digits")?,
+            ),
+            "use" => KeyChange::Use(id()?),
+            "remove" => KeyChange::Remove(id()?),
+            _ => anyhow::bail!("unknown request"),
+        };
+        self.keys(change).await
+    }
+
+    async fn keys(&self, change: KeyChange) -> anyhow::Result<Value> {
+        let keys = self.gossip()?.keys(change).await.context(ENDED)??;
+        let key = |key: &KeyUse| json!({ "id": gossip::spoken(key.id), "used": key.used, "heard_s": key.heard_s });
+        Ok(json!({ "keys": keys.iter().map(key).collect::<Vec<_>>() }))
     }
 
     fn view(&self) -> View<'_> {

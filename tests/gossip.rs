@@ -2,7 +2,9 @@
 
 mod common;
 
-use common::{CLUSTER, Daemon, Namespace, Pod, Setup, Testbed, wait_for};
+use std::time::Duration;
+
+use common::{CLUSTER, Daemon, Namespace, Pod, Setup, Testbed, wait_for, write_key};
 
 /// Pings both ways, IPv4 and IPv6, that the workers carry.
 fn by_workers(one: &Pod, other: &Pod, router: &Daemon) {
@@ -133,6 +135,67 @@ fn replay(from: &Namespace, capture: &str, to: &str) {
     let mut python = from.command("python3");
     let ran = python.args(["-c", &program]).status().expect("python runs");
     assert!(ran.success());
+}
+
+/// The ids of a node's keys, the used one first.
+fn keys(router: &Daemon) -> Vec<String> {
+    let (did, said) = router.command("key list --json");
+    assert!(did, "{said}");
+    let said: serde_json::Value = serde_json::from_str(&said).expect("JSON");
+    let keys = said["keys"].as_array().expect("keys");
+    assert_eq!(keys[0]["used"], true);
+    let id = |key: &serde_json::Value| key["id"].as_str().expect("an id").to_owned();
+    keys.iter().map(id).collect()
+}
+
+#[test]
+fn the_clusters_key_is_changed_without_loss() {
+    let mut bed = Testbed::new();
+    let nodes = [1, 2, 3].map(|n| bed.node(n, 1));
+    let pods = [0, 1, 2].map(|n: usize| bed.pod(&nodes[n], "web", 2));
+    let mut routers = [0, 1, 2].map(|n: usize| bed.gossiping_router(&nodes[n], &[&pods[n]], 1));
+    for (router, others) in routers.iter().zip([[2, 3], [1, 3], [1, 2]]) {
+        router.knows(&others);
+    }
+    let stream = pods[0].tcp_stream(&pods[1], &pods[1].v4(), 5001);
+    let file = bed.directory.path().join("new.key");
+    write_key(&file, &"3c".repeat(32));
+    let all = |routers: &[Daemon; 3], words: &str| {
+        for router in routers {
+            let (did, said) = router.command(words);
+            assert!(did, "{words}: {said}");
+            // Long enough for nodes to speak to each other in between.
+            std::thread::sleep(Duration::from_secs(2));
+            stream.goes_on();
+        }
+    };
+    let old = keys(&routers[0]).remove(0);
+    all(&routers, &format!("key add {}", file.display()));
+    let new = keys(&routers[0]).remove(1);
+    all(&routers, &format!("key use {new}"));
+    let refusals = [
+        (format!("key remove {new}"), "is in use"),
+        ("key use 12345678".to_owned(), "no key 12345678"),
+        ("key use x".to_owned(), "no key's id"),
+        ("key add /dev/null".to_owned(), "64 hexadecimal digits"),
+    ];
+    for (words, why) in refusals {
+        let (did, said) = routers[0].command(&words);
+        assert!(!did && said.contains(why), "{words}: {said}");
+    }
+    assert_eq!(keys(&routers[0]), [&new[..], &old]);
+    all(&routers, &format!("key remove {old}"));
+    for router in &routers {
+        assert_eq!(keys(router), [&new[..]]);
+        let refused = router.ask("peers")["refused"].clone();
+        assert_eq!(refused, serde_json::json!({}), "{}", router.name);
+        assert!(!router.log().contains("does not answer"), "{}", router.name);
+    }
+    // It is in the file, too.
+    routers[2].kill();
+    routers[2].start();
+    routers[2].knows(&[1, 2]);
+    assert_eq!(keys(&routers[2]), [&new[..]]);
 }
 
 #[test]

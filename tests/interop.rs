@@ -29,8 +29,9 @@ fn by_workers(router: &Daemon, node: &Node, pod: &Pod, work: impl FnOnce()) {
     let (before, kernel) = (workers(), node.namespace.device_packets("viaduct.1"));
     work();
     let after = workers();
+    // A long segment of TCP counts as one here, and several may share an acknowledgement.
     assert!(
-        after[0] > before[0] + 500 && after[1] > before[1] + 500,
+        after[0] > before[0] + 100 && after[1] > before[1] + 100,
         "{before:?} {after:?}"
     );
     // A device that floods tells others of its neighbour discovery, too.

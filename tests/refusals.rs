@@ -82,13 +82,18 @@ fn gossip_without_its_key_or_port_is_refused() {
     let a = bed.node(1, 1);
     let _web = bed.pod(&a, "web", 2);
     let table = bed.gossip(1, CLUSTER);
-    let key = bed.directory.path().join("1f.gossip");
+    let named = table.lines().find(|line| line.starts_with("key_file"));
+    let key = named
+        .and_then(|line| line.split('"').nth(1))
+        .expect("its file")
+        .to_owned();
+    let key = std::path::Path::new(&key);
     for text in ["abc", ""] {
-        write_key(&key, text);
+        write_key(key, text);
         let says = refused(&bed, &a.namespace, "veth-web", &table);
         assert!(says.contains("64 hexadecimal digits"), "{says}");
     }
-    std::fs::remove_file(&key).expect("removed");
+    std::fs::remove_file(key).expect("removed");
     let says = refused(&bed, &a.namespace, "veth-web", &table);
     assert!(
         says.contains("cannot read the cluster's key from"),

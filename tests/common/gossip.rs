@@ -3,6 +3,7 @@
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
+use std::sync::atomic::{AtomicU32, Ordering};
 
 use super::{Daemon, Node, Pod, Setup, Testbed, wait_for};
 
@@ -12,8 +13,11 @@ pub const CLUSTER: (&str, &str) = ("test", "1f");
 impl Testbed {
     /// The `[gossip]` table of a node with one peer, in a cluster of this name and key.
     pub fn gossip(&self, peer: u8, (cluster, key): (&str, &str)) -> String {
+        // Each node has a file of its own.
+        static NUMBER: AtomicU32 = AtomicU32::new(0);
+        let number = NUMBER.fetch_add(1, Ordering::Relaxed);
         let directory = self.directory.path();
-        let key_file = directory.join(format!("{key}.gossip"));
+        let key_file = directory.join(format!("{key}-{number}.gossip"));
         write_key(&key_file, &key.repeat(32));
         format!(
             "[gossip]\ncluster = \"{cluster}\"\nkey_file = \"{}\"\nstate = \"{}\"\n\

@@ -1,9 +1,8 @@
-//! What a node keeps between its starts: its own key, and which incarnation it was. And the key of
-//! its cluster, which an operator gives.
+//! What a node keeps between its starts: its own key, and which incarnation it was.
 
-use std::fs::{self, File, OpenOptions};
+use std::fs::{self, OpenOptions};
 use std::io::{self, Write};
-use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::time::{SystemTime, UNIX_EPOCH};
 
@@ -28,7 +27,7 @@ pub enum IdentityError {
     Open(PathBuf),
     /// It is no key.
     #[error(
-        "{} does not hold 64 hexadecimal digits; `head -c 32 /dev/urandom | xxd -p -c 64` makes such a key",
+        "{} does not hold 1 to 16 keys, each a line of 64 hexadecimal digits; `viaduct key new` makes such a key",
         .0.display()
     )]
     NotAKey(PathBuf),
@@ -43,37 +42,12 @@ pub enum IdentityError {
     NoRandomness,
 }
 
-fn io_error(doing: &'static str, path: &Path) -> impl FnOnce(io::Error) -> IdentityError {
+pub(super) fn io_error(
+    doing: &'static str,
+    path: &Path,
+) -> impl FnOnce(io::Error) -> IdentityError {
     let path = path.to_owned();
     move |error| IdentityError::Io { doing, path, error }
-}
-
-/// Reads the cluster's key: 64 hexadecimal digits, in a file that is its owner's alone.
-///
-/// # Errors
-/// When it is not there, open to others, or no key.
-pub fn cluster_key(path: &Path) -> Result<[u8; 32], IdentityError> {
-    let reading = || io_error("read the cluster's key from", path);
-    let file = File::open(path).map_err(reading())?;
-    let mode = file.metadata().map_err(reading())?.permissions().mode();
-    if mode & 0o077 != 0 {
-        return Err(IdentityError::Open(path.to_owned()));
-    }
-    let text = fs::read_to_string(path).map_err(reading())?;
-    hexadecimal(text.trim()).ok_or_else(|| IdentityError::NotAKey(path.to_owned()))
-}
-
-fn hexadecimal(text: &str) -> Option<[u8; 32]> {
-    let digits = text.as_bytes();
-    let mut bytes = [0; 32];
-    if digits.len() != 64 {
-        return None;
-    }
-    for (byte, pair) in bytes.iter_mut().zip(digits.chunks(2)) {
-        let digit = |at: usize| char::from(pair[at]).to_digit(16);
-        *byte = u8::try_from(digit(0)? << 4 | digit(1)?).ok()?;
-    }
-    Some(bytes)
 }
 
 /// Random bytes.
@@ -128,7 +102,7 @@ impl Identity {
 }
 
 /// Writes a file as a whole, or leaves what was there.
-fn replace(path: &Path, bytes: &[u8]) -> Result<(), IdentityError> {
+pub(super) fn replace(path: &Path, bytes: &[u8]) -> Result<(), IdentityError> {
     let new = path.with_extension("new");
     let written = OpenOptions::new()
         .write(true)
@@ -148,6 +122,7 @@ fn replace(path: &Path, bytes: &[u8]) -> Result<(), IdentityError> {
 mod tests {
     use super::*;
     use ring::signature::KeyPair;
+    use std::os::unix::fs::PermissionsExt;
 
     #[test]
     fn a_node_is_the_same_after_a_start_and_later() {
@@ -179,28 +154,5 @@ mod tests {
             .expect_err("damaged")
             .to_string();
         assert!(error.contains("node-a.key is no Ed25519 key"), "{error}");
-    }
-
-    #[test]
-    fn the_clusters_key_is_checked() {
-        let directory = tempfile::tempdir().expect("a directory");
-        let path = directory.path().join("gossip.key");
-        let error = |path: &Path| cluster_key(path).expect_err("bad").to_string();
-        assert!(error(&path).contains("No such file"));
-        fs::write(&path, format!("{}\n", "0a".repeat(32))).expect("written");
-        fs::set_permissions(&path, fs::Permissions::from_mode(0o644)).expect("set");
-        assert!(error(&path).contains("chmod 600"));
-        fs::set_permissions(&path, fs::Permissions::from_mode(0o600)).expect("set");
-        assert_eq!(cluster_key(&path).expect("a key"), [10; 32]);
-        for bad in [
-            "",
-            "0a",
-            &"0g".repeat(32),
-            &"0a".repeat(33),
-            &"\u{e9}a".repeat(32),
-        ] {
-            fs::write(&path, bad).expect("written");
-            assert!(error(&path).contains("64 hexadecimal digits"), "{bad}");
-        }
     }
 }

@@ -5,6 +5,7 @@
 
 mod engine;
 mod identity;
+mod keys;
 mod record;
 mod refusal;
 mod seal;
@@ -13,7 +14,10 @@ mod transport;
 mod wire;
 
 pub use engine::{Engine, Event, ForgetError, Options};
-pub use identity::{Identity, IdentityError, cluster_key, random};
+pub use identity::{Identity, IdentityError, random};
+pub use keys::{
+    KeyChange, KeyError, KeyFile, KeyUse, MAX_KEYS, hexadecimal, in_hexadecimal, key_id, spoken,
+};
 pub use record::{
     Content, MAX_NAME, MAX_RECORD, NameHash, NetworkPart, PublicKey, Record, RecordError, Signed,
     Version, is_name,

@@ -65,25 +65,24 @@ pub struct KeyRing {
 }
 
 impl KeyRing {
-    /// With one key, for a cluster of this name: nodes of another name do not understand it.
-    pub fn new(cluster: &str, secret: &[u8; 32]) -> Self {
-        let mut ring = Self {
+    /// Of at least one key, of which the first seals, for a cluster of this name: nodes of another
+    /// name do not understand it.
+    pub fn new(cluster: &str, secrets: &[[u8; 32]]) -> Self {
+        let keys = secrets.iter().map(|secret| {
+            let secret = Salt::new(HKDF_SHA256, b"viaduct gossip").extract(secret);
+            let mut id = KeyId::default();
+            expand(&secret, &[b"id", cluster.as_bytes()], &mut id);
+            Key { id, secret }
+        });
+        Self {
+            keys: keys.collect(),
             cluster: cluster.into(),
-            keys: Vec::new(),
-        };
-        ring.add(secret);
-        ring
+        }
     }
 
-    /// Takes what is sealed with this key from now on, too. Gives its id.
-    pub fn add(&mut self, secret: &[u8; 32]) -> KeyId {
-        let secret = Salt::new(HKDF_SHA256, b"viaduct gossip").extract(secret);
-        let mut id = KeyId::default();
-        expand(&secret, &[b"id", self.cluster.as_bytes()], &mut id);
-        if self.keys.iter().all(|key| key.id != id) {
-            self.keys.push(Key { id, secret });
-        }
-        id
+    /// The keys' ids; the first seals.
+    pub fn ids(&self) -> impl Iterator<Item = KeyId> {
+        self.keys.iter().map(|key| key.id)
     }
 
     fn get(&self, id: KeyId) -> Option<&Key> {
@@ -159,6 +158,19 @@ impl Seal {
         }
     }
 
+    /// Seals and opens with other keys from now on. What has come under those that stay is still
+    /// known.
+    pub fn set_ring(&mut self, ring: KeyRing) {
+        self.windows.retain(|(id, _), _| ring.get(*id).is_some());
+        self.order.retain(|(id, _)| ring.get(*id).is_some());
+        self.ring = ring;
+    }
+
+    /// The keys.
+    pub fn ring(&self) -> &KeyRing {
+        &self.ring
+    }
+
     /// Seals a message of at most [`MAX_MESSAGE`] bytes into a datagram.
     pub fn seal(&mut self, message: &[u8]) -> Vec<u8> {
         debug_assert!(message.len() <= MAX_MESSAGE);
@@ -178,11 +190,12 @@ impl Seal {
         datagram
     }
 
-    /// The message in a datagram, which is opened where it lies.
+    /// The message in a datagram, which is opened where it lies, and the key that it was sealed
+    /// with.
     ///
     /// # Errors
     /// Why it is not taken.
-    pub fn open<'a>(&mut self, datagram: &'a mut [u8]) -> Result<&'a mut [u8], Refusal> {
+    pub fn open<'a>(&mut self, datagram: &'a mut [u8]) -> Result<(KeyId, &'a mut [u8]), Refusal> {
         if datagram.len() > MAX_DATAGRAM {
             return Err(Refusal::TooLong);
         }
@@ -207,7 +220,7 @@ impl Seal {
             .map_err(|_| Refusal::Forged)?;
         // Only what was sealed by a member has a place here.
         if self.window(id, session).admit(counter) {
-            Ok(message)
+            Ok((id, message))
         } else {
             Err(Refusal::Replayed)
         }
@@ -234,7 +247,7 @@ mod tests {
     const SECRET: [u8; 32] = [7; 32];
 
     fn pair() -> (Seal, Seal) {
-        let ring = KeyRing::new("test", &SECRET);
+        let ring = KeyRing::new("test", &[SECRET]);
         (Seal::new(ring.clone(), [1; 16]), Seal::new(ring, [2; 16]))
     }
 
@@ -244,14 +257,13 @@ mod tests {
         let datagram = a.seal(b"hello");
         assert_eq!(datagram.len(), 5 + OVERHEAD);
         assert!(!datagram.windows(5).any(|w| w == b"hello"));
-        assert_eq!(
-            b.open(&mut datagram.clone()),
-            Ok(&mut b"hello"[..].to_owned()[..])
-        );
+        let id = a.ring().ids().next().expect("a key");
+        let hello = (id, &mut b"hello"[..].to_owned()[..]);
+        assert_eq!(b.open(&mut datagram.clone()), Ok(hello));
         assert_eq!(b.open(&mut datagram.clone()), Err(Refusal::Replayed));
         assert_eq!(a.open(&mut datagram.clone()), Err(Refusal::OwnSession));
         // An empty message, and the longest.
-        assert_eq!(b.open(&mut a.seal(b"")), Ok(&mut [][..]));
+        assert_eq!(b.open(&mut a.seal(b"")), Ok((id, &mut [][..])));
         let longest = a.seal(&[9; MAX_MESSAGE]);
         assert_eq!(longest.len(), MAX_DATAGRAM);
         assert!(b.open(&mut longest.clone()).is_ok());
@@ -265,7 +277,7 @@ mod tests {
     fn another_key_or_cluster_is_not_understood() {
         let (mut a, _) = pair();
         for (cluster, secret) in [("test", [8; 32]), ("other", SECRET)] {
-            let mut stranger = Seal::new(KeyRing::new(cluster, &secret), [3; 16]);
+            let mut stranger = Seal::new(KeyRing::new(cluster, &[secret]), [3; 16]);
             let datagram = a.seal(b"hello");
             assert_eq!(
                 stranger.open(&mut datagram.clone()),
@@ -277,14 +289,18 @@ mod tests {
     #[test]
     fn a_second_key_is_taken_beside_the_first() {
         let (mut a, mut b) = pair();
-        let mut ring = KeyRing::new("test", &[9; 32]);
-        ring.add(&SECRET);
-        let mut c = Seal::new(ring, [3; 16]);
+        let mut c = Seal::new(KeyRing::new("test", &[[9; 32], SECRET]), [3; 16]);
         assert!(c.open(&mut a.seal(b"old")).is_ok());
         let new = c.seal(b"new");
         assert_eq!(b.open(&mut new.clone()), Err(Refusal::UnknownKey));
-        b.ring.add(&[9; 32]);
+        let before = a.seal(b"before");
+        assert!(b.open(&mut before.clone()).is_ok());
+        b.set_ring(KeyRing::new("test", &[SECRET, [9; 32]]));
         assert!(b.open(&mut new.clone()).is_ok());
+        assert_eq!(b.open(&mut before.clone()), Err(Refusal::Replayed));
+        b.set_ring(KeyRing::new("test", &[[9; 32]]));
+        assert_eq!(b.open(&mut a.seal(b"old")), Err(Refusal::UnknownKey));
+        assert_eq!(b.open(&mut new.clone()), Err(Refusal::Replayed));
     }
 
     #[test]

@@ -14,10 +14,11 @@ use tokio::sync::{mpsc, oneshot, watch};
 use tracing::{debug, info, warn};
 
 use super::engine::{Engine, Event, ForgetError, Options};
-use super::identity::{Identity, IdentityError, cluster_key, random};
+use super::identity::{Identity, IdentityError, random};
+use super::keys::{KeyChange, KeyError, KeyFile, KeyUse};
 use super::record::{Content, Record, RecordError};
 use super::refusal::Refusal;
-use super::seal::{KeyRing, MAX_DATAGRAM};
+use super::seal::MAX_DATAGRAM;
 use super::wire::Member;
 
 /// How often the peers' names are looked up.
@@ -97,6 +98,7 @@ pub struct GossipStatus {
 enum Request {
     Status(oneshot::Sender<GossipStatus>),
     Leave(oneshot::Sender<()>),
+    Keys(KeyChange, oneshot::Sender<Result<Vec<KeyUse>, KeyError>>),
     Forget(String, oneshot::Sender<Result<(), ForgetError>>),
 }
 
@@ -131,6 +133,20 @@ impl GossipHandle {
         answer.await.ok()
     }
 
+    /// Changes the cluster's keys on this node, in their file too, and says which there are; none
+    /// when gossip has ended.
+    ///
+    /// # Errors
+    /// When they cannot be changed so.
+    pub async fn keys(&self, change: KeyChange) -> Option<Result<Vec<KeyUse>, KeyError>> {
+        let (reply, answer) = oneshot::channel();
+        self.requests
+            .send(Request::Keys(change, reply))
+            .await
+            .ok()?;
+        answer.await.ok()
+    }
+
     /// Says that this node and its pods have gone.
     pub async fn leave(&self) {
         let (reply, answer) = oneshot::channel();
@@ -145,6 +161,8 @@ type Resolving = Pin<Box<dyn Future<Output = Vec<SocketAddr>> + Send>>;
 /// Gossip on a UDP socket.
 pub struct Gossip {
     engine: Engine,
+    cluster: String,
+    key_file: KeyFile,
     socket: UdpSocket,
     /// The engine's time zero.
     start: Instant,
@@ -187,7 +205,8 @@ impl Gossip {
     /// # Errors
     /// When keys or state cannot be had, the port is taken, or nobody would take the content.
     pub fn start(options: GossipOptions) -> Result<Self, GossipError> {
-        let secret = cluster_key(&options.key_file)?;
+        let key_file = KeyFile::read(&options.key_file)?;
+        let cluster = options.cluster;
         let address = options.address;
         // Of any address, since the node's own may change.
         let any: IpAddr = match address {
@@ -203,8 +222,8 @@ impl Gossip {
         let socket = bind().map_err(|error| GossipError::Port { port, error })?;
         let Identity { key, incarnation } = Identity::next(&options.state, &options.node)?;
         let engine = Options {
-            keys: KeyRing::new(&options.cluster, &secret),
-            cluster: options.cluster,
+            keys: key_file.ring(&cluster),
+            cluster: cluster.clone(),
             member: Member {
                 name: options.node,
                 address,
@@ -221,6 +240,8 @@ impl Gossip {
         let (records, watched) = watch::channel(Vec::new());
         Ok(Self {
             engine,
+            cluster,
+            key_file,
             socket,
             start: Instant::now(),
             peers: options.peers,
@@ -301,6 +322,9 @@ impl Gossip {
                 let now = self.now();
                 let _ = reply.send(self.engine.forget(&name, now));
             }
+            Request::Keys(change, reply) => {
+                let _ = reply.send(self.change_keys(&change));
+            }
             Request::Leave(reply) => {
                 let now = self.now();
                 self.engine.leave(now);
@@ -308,6 +332,26 @@ impl Gossip {
                 let _ = reply.send(());
             }
         }
+    }
+
+    fn change_keys(&mut self, change: &KeyChange) -> Result<Vec<KeyUse>, KeyError> {
+        let changed = self.key_file.changed(change, &self.cluster)?;
+        if changed != self.key_file {
+            self.engine.set_keys(changed.ring(&self.cluster));
+            self.key_file = changed;
+            info!(
+                keys = self.engine.keys().count(),
+                "the cluster's keys were changed"
+            );
+        }
+        let now = self.now();
+        let keys = self.engine.keys().enumerate();
+        let keys = keys.map(|(place, (id, heard))| KeyUse {
+            id,
+            used: place == 0,
+            heard_s: heard.map(|at| now.saturating_sub(at).as_secs()),
+        });
+        Ok(keys.collect())
     }
 
     fn status(&self) -> GossipStatus {

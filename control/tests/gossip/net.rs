@@ -116,7 +116,7 @@ impl Net {
                 renewal: 0,
             },
             swim: foca::Config::new_lan,
-            keys: KeyRing::new("simulated", &[1; 32]),
+            keys: KeyRing::new("simulated", &[[1; 32]]),
             seed: self.rng.random(),
         };
         // One key for each name, as a node has one.

@@ -27,7 +27,7 @@ fn engine() -> Engine {
         cluster: "noise".to_owned(),
         member: member(0),
         swim: foca::Config::new_lan,
-        keys: KeyRing::new("noise", &[1; 32]),
+        keys: KeyRing::new("noise", &[[1; 32]]),
         seed: [2; 32],
     };
     let key = Ed25519KeyPair::from_seed_unchecked(&[3; 32]).expect("32 bytes");
@@ -44,7 +44,7 @@ fn engine() -> Engine {
 /// What comes of messages, each sealed well, and of a minute after.
 fn hear(messages: &[Vec<u8>]) {
     let mut engine = engine();
-    let mut seal = Seal::new(KeyRing::new("noise", &[1; 32]), [9; 16]);
+    let mut seal = Seal::new(KeyRing::new("noise", &[[1; 32]]), [9; 16]);
     for message in messages {
         engine.datagram(address(1), &mut seal.seal(message), Duration::ZERO);
     }

@@ -8,7 +8,7 @@
 mod own;
 mod spread;
 
-use std::collections::{BTreeMap, HashSet};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::mem;
 use std::net::SocketAddr;
 use std::num::{NonZeroU32, NonZeroUsize};
@@ -25,7 +25,7 @@ use self::own::{CONTEST_AFTER, Claim};
 use self::spread::{News, PUSH_INTERVAL};
 use super::record::{Content, NameHash, Record, RecordError, Signed, Version};
 use super::refusal::Refusal;
-use super::seal::{KeyRing, MAX_MESSAGE, Seal};
+use super::seal::{KeyId, KeyRing, MAX_MESSAGE, Seal};
 use super::store::{Offer, Store, StoreError};
 use super::wire::{BUCKETS, Member, Message, ROOM};
 
@@ -103,6 +103,8 @@ pub struct Engine {
     /// How many others its times are for.
     sized_for: usize,
     seal: Seal,
+    /// When a datagram came that was sealed with a key, last.
+    heard: HashMap<KeyId, Duration>,
     store: Store,
     rng: StdRng,
     /// Who lives, without this node; foca's list, copied where it is drawn from.
@@ -160,6 +162,7 @@ impl Engine {
         let swim_rng = StdRng::from_rng(&mut rng);
         let mut engine = Self {
             seal: Seal::new(options.keys, rng.random()),
+            heard: HashMap::new(),
             store: Store::new(&options.cluster),
             foca: Foca::new(options.member, swim, swim_rng, PostcardCodec),
             swim: options.swim,
@@ -198,6 +201,19 @@ impl Engine {
     /// What is known of all nodes, this one among them.
     pub fn store(&self) -> &Store {
         &self.store
+    }
+
+    /// Seals and opens with other keys from now on.
+    pub fn set_keys(&mut self, keys: KeyRing) {
+        self.heard
+            .retain(|id, _| keys.ids().any(|known| known == *id));
+        self.seal.set_ring(keys);
+    }
+
+    /// The keys, the first of which seals, and when each was last heard of.
+    pub fn keys(&self) -> impl Iterator<Item = (KeyId, Option<Duration>)> {
+        let ids = self.seal.ring().ids();
+        ids.map(|id| (id, self.heard.get(&id).copied()))
     }
 
     /// Datagrams to send, since the last call.
@@ -264,7 +280,10 @@ impl Engine {
 
     /// Takes a datagram, which is opened where it lies.
     pub fn datagram(&mut self, from: SocketAddr, datagram: &mut [u8], now: Duration) {
-        let opened = self.seal.open(datagram);
+        let opened = self.seal.open(datagram).map(|(key, bytes)| {
+            self.heard.insert(key, now);
+            bytes
+        });
         let message = opened.and_then(|bytes| Message::from_bytes(bytes));
         let taken = message.and_then(|message| self.message(from, message, now));
         if let Err(why) = taken {
