@@ -57,6 +57,12 @@ impl Desired {
         &self.config
     }
 
+    /// Whether a route was added by command.
+    pub(crate) fn is_added_route(&self, prefix: &str) -> bool {
+        let mut added = self.added.iter();
+        added.any(|entry| entry.kind == Kind::Route && entry.key == prefix)
+    }
+
     pub(crate) fn carry_out(&mut self, change: Change) {
         *self = change.0;
     }

@@ -7,6 +7,7 @@ mod desired;
 mod host;
 mod learned;
 mod options;
+mod origins;
 mod peers;
 mod plane;
 mod report;
@@ -48,8 +49,13 @@ enum Command {
     Status(client::Ask),
     /// What each port has carried
     Ports(client::Ask),
-    /// The ways to other nodes
-    Routes(client::Ask),
+    /// The ways to other nodes: who said them, and since when
+    Routes {
+        /// Only what has to do with this prefix or address; also what was not taken, and why
+        prefix: Option<String>,
+        #[command(flatten)]
+        ask: client::Ask,
+    },
     /// Dropped packets, by port and reason
     Drops(client::Ask),
     /// The nodes of the cluster, as gossip knows them
@@ -377,7 +383,10 @@ fn main() -> ExitCode {
         Command::Cleanup(args) => args.run(),
         Command::Status(ask) => client::show("status", &ask, report::status_text),
         Command::Ports(ask) => client::show("ports", &ask, report::ports_text),
-        Command::Routes(ask) => client::show("routes", &ask, report::routes_text),
+        Command::Routes { prefix, ask } => {
+            let request = prefix.map_or("routes".to_owned(), |prefix| format!("routes {prefix}"));
+            client::show(&request, &ask, report::routes_text)
+        }
         Command::Drops(ask) => client::show("drops", &ask, report::drops_text),
         Command::Peers(ask) => client::show("peers", &ask, report::peers_text),
         Command::Forget { peer, ask } => {

@@ -346,19 +346,42 @@ pub(crate) fn routes_text(reply: &Value) -> String {
             route[column] = values.into();
         }
     }
-    table(
+    let mut text = String::new();
+    for own in reply["own"].as_array().into_iter().flatten() {
+        let _ = writeln!(
+            text,
+            "{} of network {} is this node's own.",
+            field(own, "prefix"),
+            field(own, "network")
+        );
+    }
+    text += &table(
         &routes,
         &[
             ("NETWORK", "network"),
             ("PREFIX", "prefix"),
             ("VTEP", "vtep"),
             ("STATE", "state"),
+            ("SOURCE", "source"),
+            ("NODE", "node"),
+            ("KNOWN FOR S", "known_for_s"),
             ("NEXT HOP", "next_hop"),
             ("MAC", "mac"),
             ("WEIGHT", "weight"),
             ("REASON", "reason"),
         ],
-    )
+    );
+    if reply["not_used"]
+        .as_array()
+        .is_some_and(|all| !all.is_empty())
+    {
+        text += "\nNot used:\n";
+        text += &table(
+            &reply["not_used"],
+            &[("NODE", "node"), ("PREFIX", "what"), ("WHY", "why")],
+        );
+    }
+    text
 }
 
 pub(crate) fn drops_text(reply: &Value) -> String {

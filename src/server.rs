@@ -20,6 +20,7 @@ use viaduct_control::{AgentHandle, OwnAddresses, StatusHandle};
 use crate::desired::{Change, Desired, Kind};
 use crate::learned::{self, Learned};
 use crate::options::{port_options, route_options};
+use crate::origins;
 use crate::peers;
 use crate::plane::SharedRouter;
 use crate::report::{self, View};
@@ -129,12 +130,15 @@ impl Server {
         match request {
             "status" => return report::status(&self.view()),
             "ports" => return report::ports(&self.view()),
-            "routes" => return report::routes(&self.view()),
+            "routes" => return self.routes().await,
             "drops" => return report::drops(&self.view()),
             "peers" => return answered(self.peers().await),
             "leave" => return answered(self.leave().await),
             "key list" => return answered(self.keys(KeyChange::List).await),
             _ => {}
+        }
+        if let Some(prefix) = request.strip_prefix("routes ") {
+            return answered(self.routes_about(prefix).await);
         }
         if let Some(change) = request.strip_prefix("key ") {
             return answered(self.change_keys(change).await);
@@ -159,6 +163,23 @@ impl Server {
     async fn peers(&self) -> anyhow::Result<Value> {
         let status = self.gossip()?.status().await;
         Ok(peers::report(&status.context(ENDED)?, &self.learned))
+    }
+
+    async fn routes(&self) -> Value {
+        let mut routes = report::routes(&self.view());
+        let status = match &self.gossip {
+            Some((handle, _)) => handle.status().await,
+            None => None,
+        };
+        origins::annotate(&mut routes, &self.desired, &self.learned, status.as_ref());
+        routes
+    }
+
+    async fn routes_about(&self, prefix: &str) -> anyhow::Result<Value> {
+        let asked = origins::asked(prefix)?;
+        let mut routes = self.routes().await;
+        origins::select(&mut routes, asked, self.desired.config(), &self.learned);
+        Ok(routes)
     }
 
     async fn leave(&self) -> anyhow::Result<Value> {

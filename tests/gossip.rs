@@ -32,6 +32,22 @@ fn eight_nodes_with_one_peer() {
         router.knows(&others(n, 7));
     }
     by_workers(&pods[0], &pods[6], &routers[0]);
+    // Who said it?
+    let (did, said) = routers[0].command(&format!("routes {}", pods[6].v4()));
+    let gossip = said.lines().filter(|line| {
+        line.contains("10.244.7.0/24") && line.contains("gossip") && line.contains(&routers[6].name)
+    });
+    assert!(
+        did && gossip.count() == 1 && !said.contains("10.244.2.0"),
+        "{said}"
+    );
+    let (did, said) = routers[0].command(&format!("routes {}", pods[0].v4()));
+    assert!(did && said.contains("this node's own"), "{said}");
+    let (did, said) = routers[0].command("routes nowhere");
+    assert!(
+        !did && said.contains("neither a prefix nor an address"),
+        "{said}"
+    );
     by_workers(&pods[3], &pods[4], &routers[3]);
     // Late, with another peer.
     routers.push(bed.gossiping_router(&nodes[7], &[&pods[7]], 5));
