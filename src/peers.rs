@@ -7,7 +7,9 @@ use anyhow::Context;
 use serde_json::{Value, json};
 use viaduct_config::Config;
 use viaduct_control::OwnAddresses;
-use viaduct_control::gossip::{Content, Gossip, GossipOptions, GossipStatus, Known, NetworkPart};
+use viaduct_control::gossip::{
+    Content, Detection, Gossip, GossipOptions, GossipStatus, Known, NetworkPart,
+};
 
 use crate::learned::Learned;
 
@@ -37,6 +39,11 @@ pub(crate) fn start(config: &Config, own: OwnAddresses) -> anyhow::Result<Option
         key_file: gossip.key_file.clone(),
         state: gossip.state.clone(),
         peers: gossip.peers.clone(),
+        detection: Detection {
+            probe_interval: gossip.detection.probe_interval,
+            probe_timeout: gossip.detection.probe_timeout,
+            suspicion: gossip.detection.suspicion,
+        },
         content,
     });
     Ok(Some(started?))

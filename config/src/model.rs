@@ -192,6 +192,19 @@ pub struct GossipConfig {
     pub port: u16,
     /// A directory that outlives a restart of the machine: this node's own key and incarnation. Absolute.
     pub state: PathBuf,
+    /// How soon a node that does not answer is missed.
+    pub detection: DetectionConfig,
+}
+
+/// Times of SWIM; none: those of a local network, by the number of nodes.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct DetectionConfig {
+    /// How often a node asks another whether it lives, 50 ms to 60 s.
+    pub probe_interval: Option<Duration>,
+    /// How long it waits for the answer before it has others ask, 50 ms to half of the interval.
+    pub probe_timeout: Option<Duration>,
+    /// How long a node is suspected before it is missed, 50 ms to 10 min.
+    pub suspicion: Option<Duration>,
 }
 
 /// An overlay network.

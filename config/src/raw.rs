@@ -79,6 +79,9 @@ pub(crate) struct Gossip {
     pub(crate) peers: Option<List<String>>,
     pub(crate) port: Option<Number>,
     pub(crate) state: Option<Text>,
+    pub(crate) probe_interval_ms: Option<Number>,
+    pub(crate) probe_timeout_ms: Option<Number>,
+    pub(crate) suspicion_ms: Option<Number>,
 }
 
 #[derive(Debug, Deserialize)]

@@ -97,6 +97,8 @@ fn the_reference_states_the_defaults() {
         "#peers",
         "#port = 7946",
         "#state",
+        "#probe_",
+        "#suspicion_ms",
     ];
     let mut stated = 0;
     let uncommented: Vec<&str> = text

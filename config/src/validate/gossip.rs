@@ -3,14 +3,19 @@
 use std::net::{IpAddr, Ipv6Addr};
 use std::ops::Range;
 use std::path::PathBuf;
+use std::time::Duration;
 
 use toml::Spanned;
 
 use super::host::path;
 use super::values::{node_name, number, required};
-use crate::model::{DEFAULT_GOSSIP_PORT, GossipConfig};
-use crate::raw::Gossip;
+use crate::model::{DEFAULT_GOSSIP_PORT, DetectionConfig, GossipConfig};
+use crate::raw::{Gossip, Number};
 use crate::source::Problems;
+
+/// Where nothing else is said; memberlist's for a local network.
+const USUAL_PROBE_INTERVAL: Duration = Duration::from_secs(1);
+const USUAL_PROBE_TIMEOUT: Duration = Duration::from_millis(500);
 
 pub(super) fn gossip(
     raw: Option<&Spanned<Gossip>>,
@@ -43,7 +48,35 @@ pub(super) fn gossip(
         peers: found,
         port: port.unwrap_or(DEFAULT_GOSSIP_PORT),
         state: path(raw.state.as_ref(), "/var/lib/viaduct".into(), problems),
+        detection: detection(raw, problems),
     })
+}
+
+fn detection(raw: &Gossip, problems: &mut Problems<'_>) -> DetectionConfig {
+    let mut time = |value: Option<&Number>, name: &str, most: u64| {
+        let millis = number(value, name, &(50..=most), problems);
+        millis.map(Duration::from_millis)
+    };
+    let detection = DetectionConfig {
+        probe_interval: time(raw.probe_interval_ms.as_ref(), "probe_interval_ms", 60_000),
+        probe_timeout: time(raw.probe_timeout_ms.as_ref(), "probe_timeout_ms", 30_000),
+        suspicion: time(raw.suspicion_ms.as_ref(), "suspicion_ms", 600_000),
+    };
+    // Others are asked in what is left of the interval.
+    let interval = detection.probe_interval.unwrap_or(USUAL_PROBE_INTERVAL);
+    let usual = USUAL_PROBE_TIMEOUT.min(interval / 2);
+    let timeout = detection.probe_timeout.unwrap_or(usual);
+    if timeout > interval / 2
+        && let Some(value) = &raw.probe_timeout_ms
+    {
+        let message = format!(
+            "a probe cannot time out after {} ms, more than half of its interval of {} ms; change one",
+            timeout.as_millis(),
+            interval.as_millis()
+        );
+        problems.report(&value.span(), message);
+    }
+    detection
 }
 
 /// `host:port`, `address:port` or `[address]:port`; without a port, the usual one.

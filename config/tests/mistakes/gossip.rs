@@ -29,6 +29,13 @@ fn what_is_missing_or_wrong() {
     for sound in ["\"10.0.0.2\" is no", "db8", "node-c"] {
         assert!(!all.contains(&format!("{sound} is no peer")), "{all}");
     }
+    assert!(said("probe_timeout_ms = 600").contains("more than half of its interval of 1000 ms"));
+    assert!(said("probe_interval_ms = 49").contains("give 50 to 60000"));
+    assert!(said("suspicion_ms = 600001").contains("give 50 to 600000"));
+    let sound = said("probe_interval_ms = 200\nprobe_timeout_ms = 100\nsuspicion_ms = 400");
+    assert!(!sound.contains("_ms"), "{sound}");
+    let sound = said("probe_interval_ms = 200");
+    assert!(!sound.contains("_ms"), "{sound}");
     assert!(said("cluster = 'Mine'").contains("Mine"));
     assert!(said("colour = 1").contains("unknown key `colour`"));
 }

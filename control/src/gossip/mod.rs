@@ -13,7 +13,7 @@ mod store;
 mod transport;
 mod wire;
 
-pub use engine::{Engine, Event, ForgetError, Options};
+pub use engine::{Detection, Engine, Event, ForgetError, Options};
 pub use identity::{Identity, IdentityError, random};
 pub use keys::{
     KeyChange, KeyError, KeyFile, KeyUse, MAX_KEYS, hexadecimal, in_hexadecimal, key_id, spoken,

@@ -13,7 +13,7 @@ use tokio::net::{UdpSocket, lookup_host};
 use tokio::sync::{mpsc, oneshot, watch};
 use tracing::{debug, info, warn};
 
-use super::engine::{Engine, Event, ForgetError, Options};
+use super::engine::{Detection, Engine, Event, ForgetError, Options};
 use super::identity::{Identity, IdentityError, random};
 use super::keys::{KeyChange, KeyError, KeyFile, KeyUse};
 use super::record::{Content, Record, RecordError};
@@ -45,6 +45,8 @@ pub struct GossipOptions {
     pub state: PathBuf,
     /// Hosts (names or addresses) and ports where others may be found.
     pub peers: Vec<(String, u16)>,
+    /// How soon a node that does not answer is missed.
+    pub detection: Detection,
     /// What this node says of itself.
     pub content: Content,
 }
@@ -231,7 +233,7 @@ impl Gossip {
                 instance: u64::from_be_bytes(random()?),
                 renewal: 0,
             },
-            swim: foca::Config::new_lan,
+            detection: options.detection,
             seed: random()?,
         };
         let mut engine = Engine::new(engine, key, Duration::ZERO);

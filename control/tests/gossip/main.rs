@@ -8,6 +8,7 @@ use std::time::Duration;
 use net::{Faults, Net};
 use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
+use viaduct_control::gossip::Detection;
 
 const fn secs(secs: u64) -> Duration {
     Duration::from_secs(secs)
@@ -90,6 +91,29 @@ fn who_leaves_is_gone_and_who_dies_is_not() {
     let gone: Vec<_> = gone.map(|held| held.record.name.clone()).collect();
     assert_eq!(gone, ["node-3"], "and node-4's record stays");
     assert_eq!(store.len(), 5);
+}
+
+/// Two seconds are enough with these times, and too few with the usual ones.
+#[test]
+fn times_of_detection_may_be_given() {
+    let millis = |millis| Some(Duration::from_millis(millis));
+    let fast = Detection {
+        probe_interval: millis(200),
+        probe_timeout: millis(100),
+        suspicion: millis(400),
+    };
+    for (detection, expected) in [(fast, [1, 1]), (Detection::default(), [2, 2])] {
+        let mut net = Net::new(3, 4, Faults::default());
+        net.detection = detection;
+        for node in 0..3 {
+            net.start(node, 0);
+        }
+        net.run(secs(20));
+        assert_eq!(net.members(), [2, 2, 2]);
+        net.kill(2);
+        net.run(secs(2));
+        assert_eq!(net.members(), expected);
+    }
 }
 
 /// Those that were alone, and two halves that have taken each other for dead, are whole again soon.

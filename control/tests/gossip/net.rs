@@ -10,7 +10,7 @@ use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
 use ring::signature::Ed25519KeyPair;
 use viaduct_control::gossip::{
-    Content, Engine, KeyRing, MAX_DATAGRAM, Member, NameHash, NetworkPart, Options,
+    Content, Detection, Engine, KeyRing, MAX_DATAGRAM, Member, NameHash, NetworkPart, Options,
 };
 
 /// What the network does to datagrams.
@@ -34,6 +34,7 @@ struct Node {
 pub struct Net {
     pub now: Duration,
     pub faults: Faults,
+    pub detection: Detection,
     /// Nodes on different sides do not reach each other.
     pub sides: Vec<u8>,
     nodes: Vec<Node>,
@@ -86,6 +87,7 @@ impl Net {
         Self {
             now: Duration::ZERO,
             faults,
+            detection: Detection::default(),
             sides: vec![0; count],
             nodes,
             wakes: BTreeSet::new(),
@@ -115,7 +117,7 @@ impl Net {
                 instance: self.rng.random(),
                 renewal: 0,
             },
-            swim: foca::Config::new_lan,
+            detection: self.detection,
             keys: KeyRing::new("simulated", &[[1; 32]]),
             seed: self.rng.random(),
         };

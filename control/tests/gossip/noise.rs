@@ -6,8 +6,8 @@ use std::time::Duration;
 use proptest::prelude::*;
 use ring::signature::Ed25519KeyPair;
 use viaduct_control::gossip::{
-    Content, Engine, KeyRing, MAX_DATAGRAM, Member, Message, NameHash, Options, Seal, Signed,
-    Version,
+    Content, Detection, Engine, KeyRing, MAX_DATAGRAM, Member, Message, NameHash, Options, Seal,
+    Signed, Version,
 };
 
 use crate::net::address;
@@ -26,7 +26,7 @@ fn engine() -> Engine {
     let options = Options {
         cluster: "noise".to_owned(),
         member: member(0),
-        swim: foca::Config::new_lan,
+        detection: Detection::default(),
         keys: KeyRing::new("noise", &[[1; 32]]),
         seed: [2; 32],
     };

@@ -42,12 +42,23 @@ pub struct Options {
     pub cluster: String,
     /// Who this node is.
     pub member: Member,
-    /// SWIM's times for a cluster of so many nodes. Its packets' length is set here.
-    pub swim: fn(NonZeroU32) -> foca::Config,
+    /// How soon a node that does not answer is missed.
+    pub detection: Detection,
     /// The cluster's keys.
     pub keys: KeyRing,
     /// Seeds all that is random, the session of the seal among it.
     pub seed: [u8; 32],
+}
+
+/// SWIM's times; none: memberlist's for a local network, by the number of nodes.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Detection {
+    /// How often a node asks another whether it lives.
+    pub probe_interval: Option<Duration>,
+    /// How long it waits for the answer before it has others ask; shorter than the interval.
+    pub probe_timeout: Option<Duration>,
+    /// How long a node is suspected before it is missed.
+    pub suspicion: Option<Duration>,
 }
 
 /// What happens, for the log.
@@ -99,7 +110,7 @@ pub struct Engine {
     cluster: String,
     key: Ed25519KeyPair,
     foca: Foca<Member, PostcardCodec, StdRng, NoCustomBroadcast>,
-    swim: fn(NonZeroU32) -> foca::Config,
+    detection: Detection,
     /// How many others its times are for.
     sized_for: usize,
     seal: Seal,
@@ -158,14 +169,14 @@ impl Engine {
     /// A node that knows nobody. `key` is the node's own; it says who wrote its record.
     pub fn new(options: Options, key: Ed25519KeyPair, now: Duration) -> Self {
         let mut rng = StdRng::from_seed(options.seed);
-        let swim = sized(options.swim, 0);
+        let swim = sized(options.detection, 0);
         let swim_rng = StdRng::from_rng(&mut rng);
         let mut engine = Self {
             seal: Seal::new(options.keys, rng.random()),
             heard: HashMap::new(),
             store: Store::new(&options.cluster),
             foca: Foca::new(options.member, swim, swim_rng, PostcardCodec),
-            swim: options.swim,
+            detection: options.detection,
             sized_for: 0,
             cluster: options.cluster,
             key,
@@ -366,7 +377,7 @@ impl Engine {
             // Others have to have the time to contradict, which grows with their number's logarithm.
             if count.max(1).ilog2() != self.sized_for.max(1).ilog2() {
                 // Fails for times that cannot change, which do not depend on it.
-                let _ = self.foca.set_config(sized(self.swim, count));
+                let _ = self.foca.set_config(sized(self.detection, count));
                 self.sized_for = count;
             }
         }
@@ -455,9 +466,18 @@ impl Engine {
 }
 
 /// For this node and so many others.
-fn sized(swim: fn(NonZeroU32) -> foca::Config, others: usize) -> foca::Config {
+fn sized(detection: Detection, others: usize) -> foca::Config {
     let size = u32::try_from(others).unwrap_or(u32::MAX).saturating_add(1);
-    let mut swim = swim(NonZeroU32::new(size).unwrap_or(NonZeroU32::MIN));
+    let mut swim = foca::Config::new_lan(NonZeroU32::new(size).unwrap_or(NonZeroU32::MIN));
+    if let Some(interval) = detection.probe_interval {
+        // Suspicion is so many intervals.
+        let times = swim.suspect_to_down_after.as_secs_f64() / swim.probe_period.as_secs_f64();
+        swim.suspect_to_down_after = interval.mul_f64(times);
+        swim.probe_period = interval;
+        swim.probe_rtt = swim.probe_rtt.min(interval / 2);
+    }
+    swim.probe_rtt = detection.probe_timeout.unwrap_or(swim.probe_rtt);
+    swim.suspect_to_down_after = detection.suspicion.unwrap_or(swim.suspect_to_down_after);
     swim.max_packet_size = NonZeroUsize::new(ROOM).unwrap_or(NonZeroUsize::MIN);
     swim
 }
