@@ -40,6 +40,7 @@ pub(crate) fn check(config: &Config) -> anyhow::Result<()> {
         host::no_foreign_xdp(&kernel, &links, &own, Duration::ZERO).await?;
         if let Some(gossip) = &config.gossip {
             KeyFile::read(&gossip.key_file)?;
+            peers::certificate(config, gossip)?;
         }
         println!(
             "{}: good; underlay {} {}",

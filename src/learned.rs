@@ -1,12 +1,16 @@
 //! Routes from what nodes say of themselves.
 //!
-//! What an operator wrote goes before what a node says. Of nodes whose prefixes overlap, the one
-//! whose name comes first keeps its own, here and on every other node.
+//! What an operator wrote goes before what a node says. A node may announce what is allowed to it;
+//! of nodes whose prefixes overlap, the one that has claimed its own first keeps it, on every node
+//! the same one. An address inside another node's prefix needs that node's delegation, or to be
+//! allowed to the one that announces it.
 
+use std::cmp::Reverse;
+use std::collections::{BTreeMap, HashMap};
 use std::net::IpAddr;
 
 use ipnet::IpNet;
-use viaduct_config::Config;
+use viaduct_config::{Config, PrefixTable, Trust};
 use viaduct_control::gossip::{Content, NetworkPart, Record};
 use viaduct_control::{OwnAddresses, RouteOptions};
 use viaduct_encap::MacAddr;
@@ -30,18 +34,107 @@ pub(crate) struct Learned {
     pub(crate) unused: Vec<Unused>,
 }
 
-/// A prefix that is somebody's.
-struct Taken {
+/// Whose a prefix is.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Whose<'a> {
+    Here,
+    File,
+    Node(&'a str),
+}
+
+impl Whose<'_> {
+    fn spoken(self) -> String {
+        match self {
+            Self::Here => "this node".to_owned(),
+            Self::File => "the configuration".to_owned(),
+            Self::Node(name) => name.to_owned(),
+        }
+    }
+}
+
+/// A node's part of one of this node's networks.
+struct Part<'a> {
+    name: &'a str,
     network: usize,
-    prefix: IpNet,
-    whose: String,
+    vtep: IpAddr,
+    vteps: &'a [IpAddr],
+    said: &'a NetworkPart,
+}
+
+/// What each node may announce.
+struct Allowed<'a> {
+    /// Of nodes without a list of their own.
+    pool: Option<&'a [IpNet]>,
+    lists: HashMap<&'a str, &'a [IpNet]>,
+    /// Whose alone each prefix of a list is; two may have the same.
+    grants: PrefixTable<Vec<&'a str>>,
+}
+
+impl<'a> Allowed<'a> {
+    fn new(config: &'a Config, records: &'a [Record]) -> Self {
+        let gossip = config.gossip.as_ref();
+        let mut lists = HashMap::new();
+        // A certificate is somebody's word only where the authority is known.
+        let certified = gossip.is_some_and(|g| matches!(g.trust, Trust::Authority { .. }));
+        for record in records.iter().filter(|_| certified) {
+            let certificate = record.certificate.as_ref();
+            if let Some(list) = certificate.and_then(|c| c.claim.prefixes.as_deref()) {
+                lists.insert(&record.name[..], list);
+            }
+        }
+        // What is written here goes before what the authority says.
+        for node in gossip.iter().flat_map(|gossip| &gossip.nodes) {
+            if let Some(list) = &node.allowed_prefixes {
+                lists.insert(&node.name[..], list);
+            }
+        }
+        let mut all: BTreeMap<IpNet, Vec<&str>> = BTreeMap::new();
+        for (name, list) in &lists {
+            for prefix in *list {
+                all.entry(*prefix).or_default().push(name);
+            }
+        }
+        let mut grants = PrefixTable::default();
+        for (prefix, mut names) in all {
+            names.sort_unstable();
+            grants.insert(prefix, names);
+        }
+        Self {
+            pool: gossip.and_then(|gossip| gossip.allowed_prefixes.as_deref()),
+            lists,
+            grants,
+        }
+    }
+
+    /// Whether a list has it for just this node.
+    fn grants(&self, name: &str, prefix: IpNet) -> bool {
+        let list = self.lists.get(name);
+        list.is_some_and(|list| list.iter().any(|allowed| allowed.contains(&prefix)))
+    }
+
+    /// Why a node may not announce a prefix.
+    fn against(&self, name: &str, prefix: IpNet) -> Option<String> {
+        if self.lists.contains_key(name) {
+            let granted = self.grants(name, prefix);
+            return (!granted).then(|| format!("it lies outside what is allowed to {name}"));
+        }
+        if let Some((allowed, names)) = self.grants.overlapping(prefix).next() {
+            return Some(format!("{allowed} is allowed to {} only", names.join(", ")));
+        }
+        let pool = self.pool?;
+        let inside = pool.iter().any(|pool| pool.contains(&prefix));
+        (!inside).then(|| "it lies outside allowed_prefixes".to_owned())
+    }
 }
 
 struct Sorter<'a> {
     config: &'a Config,
     own: OwnAddresses,
-    taken: Vec<Taken>,
-    learned: Learned,
+    allowed: Allowed<'a>,
+    /// Whose each prefix is, by network.
+    taken: Vec<PrefixTable<Whose<'a>>>,
+    routes: BTreeMap<(&'a str, usize), RouteOptions>,
+    unused: Vec<Unused>,
 }
 
 /// What the records come to on this node, whose underlay addresses are `own`.
@@ -49,132 +142,234 @@ pub(crate) fn learn(config: &Config, own: OwnAddresses, records: &[Record]) -> L
     let mut sorter = Sorter {
         config,
         own,
-        taken: Vec::new(),
-        learned: Learned::default(),
+        allowed: Allowed::new(config, records),
+        taken: config
+            .networks
+            .iter()
+            .map(|_| PrefixTable::default())
+            .collect(),
+        routes: BTreeMap::new(),
+        unused: Vec::new(),
     };
     for (network, it) in config.networks.iter().enumerate() {
-        sorter.take(network, &it.pod_prefixes, "this node");
-    }
-    for route in &config.routes {
-        sorter.take(route.network, &route.prefixes, "the configuration");
-    }
-    let mut records: Vec<_> = records.iter().collect();
-    records.sort_by(|a, b| a.name.cmp(&b.name));
-    for record in records {
-        if let Content::Here {
-            vteps, networks, ..
-        } = &record.content
-            && record.name != config.node.name
-        {
-            sorter.node(&record.name, vteps, networks);
+        for prefix in &it.pod_prefixes {
+            sorter.taken[network].insert(*prefix, Whose::Here);
         }
     }
-    sorter.learned
+    for route in &config.routes {
+        for prefix in &route.prefixes {
+            sorter.taken[route.network].insert(*prefix, Whose::File);
+        }
+    }
+    let mut by_name: Vec<_> = records.iter().collect();
+    by_name.sort_by(|a, b| a.name.cmp(&b.name));
+    let parts: Vec<_> = (by_name.iter())
+        .flat_map(|record| sorter.parts(record))
+        .collect();
+    sorter.claims(&parts, by_name.iter().find(|r| r.name == config.node.name));
+    for part in &parts {
+        for prefix in &part.said.moved {
+            sorter.moved(part, *prefix, &parts);
+        }
+    }
+    sorter.learned()
 }
 
-impl Sorter<'_> {
-    fn take(&mut self, network: usize, prefixes: &[IpNet], whose: &str) {
-        self.taken.extend(prefixes.iter().map(|prefix| Taken {
-            network,
-            prefix: *prefix,
-            whose: whose.to_owned(),
-        }));
-    }
-
+impl<'a> Sorter<'a> {
     fn unused(&mut self, node: &str, what: &dyn ToString, why: String) {
-        self.learned.unused.push(Unused {
+        self.unused.push(Unused {
             node: node.to_owned(),
             what: what.to_string(),
             why,
         });
     }
 
-    fn node(&mut self, name: &str, vteps: &[IpAddr], parts: &[NetworkPart]) {
+    /// What of a record has to do with this node's networks.
+    fn parts(&mut self, record: &'a Record) -> Vec<Part<'a>> {
+        let name = &record.name[..];
+        let Content::Here {
+            vteps, networks, ..
+        } = &record.content
+        else {
+            return Vec::new();
+        };
+        if name == self.config.node.name {
+            return Vec::new();
+        }
         if let Some(mine) = vteps
             .iter()
             .find(|vtep| self.own.like(**vtep) == Some(**vtep))
         {
-            return self.unused(name, mine, "it is this node's own address".into());
+            self.unused(name, mine, "it is this node's own address".into());
+            return Vec::new();
         }
         let vtep = vteps.iter().find(|vtep| self.own.like(**vtep).is_some());
         let Some(&vtep) = vtep else {
             let why = "this node's underlay has no address of a family that the node has";
-            return self.unused(name, &"its VTEP", why.into());
+            self.unused(name, &"its VTEP", why.into());
+            return Vec::new();
         };
-        for part in parts {
+        let mut parts = Vec::new();
+        for said in networks {
             // Networks that are not here are not this node's affair.
-            let networks = self.config.networks.iter();
-            let mut here = networks.enumerate().filter(|(_, n)| n.vni == part.vni);
-            match here.next() {
-                Some((_, n)) if n.port != part.port => {
-                    let why = format!(
-                        "network {} has UDP port {} here and {} there",
-                        n.name, n.port, part.port
-                    );
-                    self.unused(name, &format!("VNI {}", part.vni), why);
-                }
-                Some((network, _)) => self.part(name, network, vtep, vteps, part),
-                None => {}
+            let here = self.config.networks.iter().position(|n| n.vni == said.vni);
+            let Some(network) = here else { continue };
+            let n = &self.config.networks[network];
+            if n.port == said.port {
+                parts.push(Part {
+                    name,
+                    network,
+                    vtep,
+                    vteps,
+                    said,
+                });
+            } else {
+                let why = format!(
+                    "network {} has UDP port {} here and {} there",
+                    n.name, n.port, said.port
+                );
+                self.unused(name, &format!("VNI {}", said.vni), why);
+            }
+        }
+        parts
+    }
+
+    /// Gives every prefix to the node that has claimed it first. This node's own stay its own: its
+    /// pods are here. But if it is not the first, the others do not send to it.
+    fn claims(&mut self, parts: &[Part<'a>], me: Option<&&'a Record>) {
+        let mut own = HashMap::new();
+        for said in me.iter().flat_map(|record| record.networks()) {
+            for claim in &said.prefixes {
+                own.insert((said.vni, claim.prefix), claim.since);
+            }
+        }
+        let all = parts.iter().flat_map(|part| {
+            let claims = part.said.prefixes.iter();
+            claims.map(move |claim| (claim.since, part.name, claim.prefix, part))
+        });
+        let mut all: Vec<_> = all.collect();
+        all.sort_unstable_by_key(|(since, name, prefix, part)| {
+            (*since, *name, part.network, *prefix)
+        });
+        all.dedup_by_key(|(_, name, prefix, part)| (*name, part.network, *prefix));
+        for (since, name, prefix, part) in all {
+            let network = &self.config.networks[part.network];
+            let inside = (network.cluster_prefixes.iter()).any(|c| c.contains(&prefix));
+            if !inside {
+                let why = "it lies outside the cluster's prefixes".to_owned();
+                self.unused(name, &prefix, why);
+                continue;
+            }
+            if let Some(why) = self.allowed.against(name, prefix) {
+                self.unused(name, &prefix, why);
+                continue;
+            }
+            let other = self.taken[part.network]
+                .overlapping(prefix)
+                .find(|(_, whose)| **whose != Whose::Node(name))
+                .map(|(other, whose)| (other, *whose));
+            let Some((other, whose)) = other else {
+                self.taken[part.network].insert(prefix, Whose::Node(name));
+                self.route(part).prefixes.push(prefix);
+                continue;
+            };
+            let why = format!("{other} of {} overlaps it, and goes before", whose.spoken());
+            self.unused(name, &prefix, why);
+            let mine = own.get(&(network.vni, other)).copied();
+            let here = &self.config.node.name[..];
+            if whose == Whose::Here && mine.is_some_and(|mine| (since, name) < (mine, here)) {
+                let why = format!(
+                    "{name} claimed {prefix} first: other nodes send its packets there, not here"
+                );
+                self.unused(here, &other, why);
             }
         }
     }
 
-    fn part(
-        &mut self,
-        name: &str,
-        network: usize,
-        vtep: IpAddr,
-        vteps: &[IpAddr],
-        part: &NetworkPart,
-    ) {
-        let cluster = &self.config.networks[network].cluster_prefixes;
-        let mut prefixes = Vec::new();
-        let mut all = part.prefixes.clone();
-        all.sort_unstable();
-        all.dedup();
-        for prefix in all {
-            let overlaps = |taken: &&Taken| {
-                let other = &taken.prefix;
-                taken.network == network
-                    && taken.whose != name
-                    && (other.contains(&prefix) || prefix.contains(other))
-            };
-            if !cluster.iter().any(|cluster| cluster.contains(&prefix)) {
-                self.unused(
-                    name,
-                    &prefix,
-                    "it lies outside the cluster's prefixes".into(),
-                );
-            } else if let Some(taken) = self.taken.iter().find(overlaps) {
-                let why = format!(
-                    "{} of {} overlaps it, and goes before",
-                    taken.prefix, taken.whose
-                );
-                self.unused(name, &prefix, why);
-            } else {
-                prefixes.push(prefix);
+    /// A pod that has moved away from the node whose prefix its address is in.
+    fn moved(&mut self, part: &Part<'a>, prefix: IpNet, parts: &[Part<'a>]) {
+        let network = part.network;
+        let refused = match self.taken[network].covering(prefix) {
+            Some((_, Whose::File)) => Some("the configuration has another way to it".to_owned()),
+            // Both say that it is theirs, and one may be late.
+            Some((_, Whose::Here)) if self.is_here(network, prefix) => {
+                Some("a pod of this node has it".to_owned())
             }
-        }
-        self.take(network, &prefixes, name);
-        if prefixes.is_empty() {
+            Some((_, Whose::Node(name))) if *name == part.name => return,
+            _ if self.allowed.grants(part.name, prefix) => None,
+            None => Some("it lies in no node's prefix".to_owned()),
+            Some((owner, whose)) => {
+                let delegated = match whose {
+                    Whose::Node(owner) => parts.iter().any(|of| {
+                        let mut delegated = of.said.delegated.iter();
+                        of.name == *owner
+                            && of.network == network
+                            && delegated.any(|d| d.prefix.contains(&prefix) && d.to == part.name)
+                    }),
+                    _ => self.config.delegations.iter().any(|d| {
+                        d.network == network && d.prefix.contains(&prefix) && d.node == part.name
+                    }),
+                };
+                (!delegated).then(|| {
+                    format!(
+                        "{owner} is of {}, which has not delegated it",
+                        whose.spoken()
+                    )
+                })
+            }
+        };
+        if let Some(why) = refused {
+            self.unused(part.name, &prefix, why);
             return;
         }
-        self.learned.nodes.push(name.to_owned());
-        self.learned.routes.push(RouteOptions {
-            network,
-            prefixes,
-            addresses: vteps.iter().copied().filter(|a| *a != vtep).collect(),
-            vtep,
-            udp_checksum6: self.config.networks[network].udp_checksum6,
-            vtep_mac: MacAddr(part.mac),
-        });
+        self.taken[network].insert(prefix, Whose::Node(part.name));
+        self.route(part).prefixes.push(prefix);
+    }
+
+    fn is_here(&self, network: usize, prefix: IpNet) -> bool {
+        let pods = self.config.pods.iter().filter(|pod| pod.network == network);
+        pods.flat_map(|pod| &pod.addresses)
+            .any(|address| prefix.contains(address))
+    }
+
+    fn route(&mut self, part: &Part<'a>) -> &mut RouteOptions {
+        let checksum = self.config.networks[part.network].udp_checksum6;
+        let key = (part.name, part.network);
+        self.routes.entry(key).or_insert_with(|| {
+            let others = part.vteps.iter().copied();
+            RouteOptions {
+                network: part.network,
+                prefixes: Vec::new(),
+                addresses: others.filter(|a| *a != part.vtep).collect(),
+                vtep: part.vtep,
+                udp_checksum6: checksum,
+                vtep_mac: MacAddr(part.said.mac),
+            }
+        })
+    }
+
+    fn learned(self) -> Learned {
+        let mut unused = self.unused;
+        unused.sort_by(|a, b| (&a.node, &a.what, &a.why).cmp(&(&b.node, &b.what, &b.why)));
+        let mut learned = Learned {
+            unused,
+            ..Learned::default()
+        };
+        for ((name, _), mut route) in self.routes {
+            route
+                .prefixes
+                .sort_unstable_by_key(|p| (Reverse(p.prefix_len()), *p));
+            learned.nodes.push(name.to_owned());
+            learned.routes.push(route);
+        }
+        learned
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use viaduct_control::gossip::Version;
+    use viaduct_control::gossip::{Certificate, Claim, Claimed, Delegation, Version};
 
     fn config() -> Config {
         let text = "[node]\nname = 'node-b'\n[underlay]\ninterface = 'eth0'\n\
@@ -184,10 +379,26 @@ mod tests {
         Config::parse(text, "test").expect("sound")
     }
 
+    fn claim(prefix: &str) -> Claim {
+        Claim {
+            prefix: prefix.parse().expect("one"),
+            since: 5,
+        }
+    }
+
+    fn part(record: &mut Record) -> &mut NetworkPart {
+        match &mut record.content {
+            Content::Here { networks, .. } => &mut networks[0],
+            _ => panic!("it is there"),
+        }
+    }
+
     fn record(name: &str, vteps: &[&str], prefixes: &[&str]) -> Record {
         let vteps: Vec<IpAddr> = vteps.iter().map(|v| v.parse().expect("one")).collect();
         Record {
             name: name.to_owned(),
+            part: 0,
+            certificate: None,
             version: Version {
                 incarnation: 1,
                 change: 1,
@@ -197,26 +408,33 @@ mod tests {
             content: Content::Here {
                 gossip: (vteps[0], 7946).into(),
                 vteps,
+                parts: 1,
                 networks: vec![NetworkPart {
                     vni: 1,
                     port: 8472,
                     mac: [2, 0, 0, 0, 0, 1],
-                    prefixes: prefixes.iter().map(|p| p.parse().expect("one")).collect(),
+                    prefixes: prefixes.iter().map(|p| claim(p)).collect(),
+                    moved: Vec::new(),
+                    delegated: Vec::new(),
                 }],
             },
         }
     }
 
     fn learned(records: &[Record]) -> Learned {
+        learned_by(&config(), records)
+    }
+
+    fn learned_by(config: &Config, records: &[Record]) -> Learned {
         let own = OwnAddresses {
             v4: Some([192, 0, 2, 2].into()),
             v6: None,
         };
-        let learned = learn(&config(), own, records);
+        let learned = learn(config, own, records);
         let mut backwards = records.to_vec();
         backwards.reverse();
         assert_eq!(
-            learn(&config(), own, &backwards),
+            learn(config, own, &backwards),
             learned,
             "whatever the order"
         );
@@ -273,7 +491,7 @@ mod tests {
                 "a 10.244.2.0/25: 10.244.2.0/24 of this node overlaps it, and goes before",
                 "c 10.244.1.0/24: 10.244.1.0/24 of a overlaps it, and goes before",
                 "c 10.244.9.7/32: 10.244.9.0/24 of the configuration overlaps it, and goes before",
-                "d 10.244.0.0/16: 10.244.2.0/24 of this node overlaps it, and goes before",
+                "d 10.244.0.0/16: 10.244.1.0/24 of a overlaps it, and goes before",
                 "e its VTEP: this node's underlay has no address of a family that the node has",
                 "f 192.0.2.2: it is this node's own address",
             ]
@@ -286,13 +504,10 @@ mod tests {
         let mut other = record("a", &["192.0.2.1"], &["10.244.1.0/24"]);
         let mut port = record("c", &["192.0.2.3"], &["10.244.3.0/24"]);
         for (record, change) in [(&mut other, true), (&mut port, false)] {
-            let Content::Here { networks, .. } = &mut record.content else {
-                return;
-            };
             if change {
-                networks[0].vni = 7;
+                part(record).vni = 7;
             } else {
-                networks[0].port = 4789;
+                part(record).port = 4789;
             }
         }
         let all = learned(&[other, port]);
@@ -301,5 +516,111 @@ mod tests {
             why(&all),
             ["c VNI 1: network default has UDP port 8472 here and 4789 there"]
         );
+    }
+
+    #[test]
+    fn the_first_claim_counts() {
+        let early = |name, vtep, prefix, since| {
+            let mut record = record(name, &[vtep], &[prefix]);
+            part(&mut record).prefixes[0].since = since;
+            record
+        };
+        let me = early("node-b", "192.0.2.2", "10.244.2.0/24", 5);
+        let c = early("c", "192.0.2.3", "10.244.1.0/25", 2);
+        let a = early("a", "192.0.2.1", "10.244.0.0/23", 3);
+        let d = early("d", "192.0.2.4", "10.244.2.0/24", 4);
+        let all = learned(&[me, a, c, d]);
+        assert_eq!(all.nodes, ["c"]);
+        assert_eq!(
+            why(&all),
+            [
+                "a 10.244.0.0/23: 10.244.1.0/25 of c overlaps it, and goes before",
+                "d 10.244.2.0/24: 10.244.2.0/24 of this node overlaps it, and goes before",
+                "node-b 10.244.2.0/24: d claimed 10.244.2.0/24 first: other nodes send its packets there, not here",
+            ]
+        );
+    }
+
+    #[test]
+    fn a_node_announces_what_is_allowed_to_it() {
+        let mut config = config();
+        let key = "00".repeat(32);
+        let text = format!(
+            "[gossip]\ncluster = 'x'\nkey_file = '/k'\ntrust = 'authority'\nauthority = '{key}'\n\
+             allowed_prefixes = ['10.244.0.0/20']\n\
+             [[gossip.nodes]]\nname = 'a'\nallowed_prefixes = ['10.244.1.0/24']\n\
+             [[gossip.nodes]]\nname = 'c'\n"
+        );
+        let whole = format!(
+            "[node]\nname = 'node-b'\n[underlay]\ninterface = 'eth0'\n{text}\
+             [[networks]]\nname = 'default'\nvni = 1\npod_prefixes = ['10.244.2.0/24']\n\
+             cluster_prefixes = ['10.244.0.0/16']\n"
+        );
+        config.gossip = Config::parse(&whole, "test").expect("sound").gossip;
+        let certificate = |name: &str, prefixes: &[&str]| Certificate {
+            claim: Claimed {
+                name: name.to_owned(),
+                key: [0; 32],
+                issued: 1,
+                prefixes: Some(prefixes.iter().map(|p| claim(p).prefix).collect()),
+            },
+            signature: Vec::new(),
+        };
+        let a = record("a", &["192.0.2.1"], &["10.244.1.128/25", "10.244.4.0/24"]);
+        let c = record(
+            "c",
+            &["192.0.2.3"],
+            &["10.244.1.0/25", "10.244.5.0/24", "10.244.16.0/24"],
+        );
+        let mut d = record("d", &["192.0.2.4"], &["10.244.6.0/24", "10.244.99.0/24"]);
+        d.certificate = Some(certificate("d", &["10.244.99.0/24"]));
+        let all = learned_by(&config, &[a, c, d]);
+        assert_eq!(
+            why(&all),
+            [
+                "a 10.244.4.0/24: it lies outside what is allowed to a",
+                "c 10.244.1.0/25: 10.244.1.0/24 is allowed to a only",
+                "c 10.244.16.0/24: it lies outside allowed_prefixes",
+                "d 10.244.6.0/24: it lies outside what is allowed to d",
+            ]
+        );
+        let prefixes: Vec<_> = all.routes.iter().flat_map(|r| &r.prefixes).collect();
+        let prefixes: Vec<_> = prefixes.iter().map(ToString::to_string).collect();
+        assert_eq!(
+            prefixes,
+            ["10.244.1.128/25", "10.244.5.0/24", "10.244.99.0/24"]
+        );
+    }
+
+    #[test]
+    fn a_moved_pod_is_where_the_owner_of_its_prefix_says() {
+        let net = |text: &str| text.parse::<IpNet>().expect("one");
+        let mut owner = record("a", &["192.0.2.1"], &["10.244.1.0/24"]);
+        part(&mut owner).delegated = vec![Delegation {
+            prefix: net("10.244.1.7/32"),
+            to: "c".to_owned(),
+        }];
+        let mut c = record("c", &["192.0.2.3"], &[]);
+        let moved = [
+            "10.244.1.7/32",
+            "10.244.1.8/32",
+            "10.244.2.9/32",
+            "10.244.8.8/32",
+        ];
+        part(&mut c).moved = moved.into_iter().map(net).collect();
+        let mut d = record("d", &["192.0.2.4"], &["10.244.4.0/24"]);
+        part(&mut d).moved = vec![net("10.244.1.7/32")];
+        let all = learned(&[owner, c, d]);
+        assert_eq!(
+            why(&all),
+            [
+                "c 10.244.1.8/32: 10.244.1.0/24 is of a, which has not delegated it",
+                "c 10.244.2.9/32: 10.244.2.0/24 is of this node, which has not delegated it",
+                "c 10.244.8.8/32: it lies in no node's prefix",
+                "d 10.244.1.7/32: 10.244.1.7/32 is of c, which has not delegated it",
+            ]
+        );
+        assert_eq!(all.nodes, ["a", "c", "d"]);
+        assert_eq!(all.routes[1].prefixes, [net("10.244.1.7/32")]);
     }
 }

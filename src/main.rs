@@ -1,6 +1,7 @@
 //! `viaduct`: an overlay router for Kubernetes nodes.
 #![forbid(unsafe_code)]
 
+mod authority;
 mod client;
 mod daemon;
 mod desired;
@@ -72,6 +73,15 @@ enum Command {
     /// The keys that the cluster's nodes share, on this node
     #[command(subcommand)]
     Key(KeyCommand),
+    /// This node's name and public key, which is made when there is none
+    Identity {
+        /// The configuration, TOML
+        #[arg(long)]
+        config: PathBuf,
+    },
+    /// The cluster's authority, which says which node has which key
+    #[command(subcommand)]
+    Authority(authority::AuthorityCommand),
     /// Add a pod to a running router, or remove one that was added
     #[command(subcommand)]
     Port(PortCommand),
@@ -154,6 +164,9 @@ enum PortCommand {
         /// Its network, where there are several
         #[arg(long)]
         network: Option<String>,
+        /// It has come from another node, with its address
+        #[arg(long)]
+        moved: bool,
         /// Its MAC; learned if not given
         #[arg(long)]
         mac: Option<String>,
@@ -189,6 +202,7 @@ impl PortCommand {
                 addresses,
                 name,
                 network,
+                moved,
                 mac,
                 egress_rate,
                 egress_burst,
@@ -197,7 +211,8 @@ impl PortCommand {
                 ask,
             } => {
                 let entry = json!({
-                    "interface": interface, "addresses": addresses, "name": name, "network": network, "mac": mac,
+                    "interface": interface, "addresses": addresses, "name": name, "network": network,
+                    "mac": mac, "moved": moved,
                     "egress_rate": egress_rate, "egress_burst": egress_burst,
                     "ingress_rate": ingress_rate, "ingress_burst": ingress_burst,
                 });
@@ -378,6 +393,8 @@ fn main() -> ExitCode {
         }
         Command::Check { config } => config.load().and_then(|c| daemon::check(&c)),
         Command::Key(command) => command.run(),
+        Command::Identity { config } => authority::identity(&config),
+        Command::Authority(command) => command.run(),
         Command::Port(command) => command.run(),
         Command::Route(command) => command.run(),
         Command::Cleanup(args) => args.run(),

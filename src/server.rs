@@ -14,7 +14,7 @@ use tokio::net::{UnixListener, UnixStream};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::watch;
 use viaduct_config::Config;
-use viaduct_control::gossip::{self, GossipHandle, KeyChange, KeyUse, Record};
+use viaduct_control::gossip::{self, Announcement, GossipHandle, KeyChange, KeyUse, Record};
 use viaduct_control::{AgentHandle, OwnAddresses, StatusHandle};
 
 use crate::desired::{Change, Desired, Kind};
@@ -43,6 +43,8 @@ pub(crate) struct Server {
     gossip: Option<(GossipHandle, watch::Receiver<Vec<Record>>)>,
     own: OwnAddresses,
     learned: Learned,
+    /// What this node has said of itself, if it was said again since the start.
+    said: Option<Announcement>,
 }
 
 impl Server {
@@ -76,6 +78,7 @@ impl Server {
             }),
             own,
             learned: Learned::default(),
+            said: None,
         })
     }
 
@@ -247,6 +250,21 @@ impl Server {
         self.reconfigure(change.config(), &learned).await?;
         self.desired.carry_out(change);
         self.learned = learned;
+        self.announce().await
+    }
+
+    /// Says what this node has now: pods may have moved here, or away.
+    async fn announce(&mut self) -> anyhow::Result<()> {
+        let config = self.desired.config();
+        let (Some((handle, _)), Some(gossip)) = (&self.gossip, &config.gossip) else {
+            return Ok(());
+        };
+        let said = peers::announcement(config, gossip, self.own)?;
+        if self.said.as_ref() != Some(&said) {
+            let announced = handle.announce(said.clone()).await.context(ENDED)?;
+            announced.context("cannot announce this node")?;
+            self.said = Some(said);
+        }
         Ok(())
     }
 

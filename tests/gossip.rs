@@ -2,6 +2,7 @@
 
 mod common;
 
+use std::fs;
 use std::time::Duration;
 
 use common::{CLUSTER, Daemon, Namespace, Pod, Setup, Testbed, wait_for, write_key};
@@ -261,4 +262,110 @@ fn strangers_are_not_heard() {
         .matches("a gossip datagram was dropped")
         .count();
     assert!(warned <= 2, "once for each source, and minute: {warned}");
+}
+
+#[test]
+fn a_node_with_many_prefixes_says_them_in_parts() {
+    let mut bed = Testbed::new();
+    let nodes = [1, 2].map(|n| bed.node(n, 1));
+    let first = bed.gossiping_router(&nodes[0], &[], 1);
+    let mut second = bed.gossiping_router(&nodes[1], &[], 1);
+    first.knows(&[2]);
+    second.stop();
+    let file = bed.directory.path().join("node-2.toml");
+    let text = fs::read_to_string(&file).expect("its configuration");
+    let more = (0..400).map(|n| format!("\"10.244.{}.{}/30\", ", 128 + n / 64, n % 64 * 4));
+    let more = more.collect::<Vec<_>>().concat();
+    let text = text.replace("pod_prefixes = [", &format!("pod_prefixes = [{more}"));
+    fs::write(&file, text).expect("written");
+    second.start();
+    wait_for("all of its prefixes", || first.ways().len() == 402);
+    let said = first.ask("peers");
+    let second = said["peers"]
+        .as_array()
+        .expect("peers")
+        .iter()
+        .find(|p| p["node"] == second.name);
+    let prefixes = second.expect("known")["prefixes"]
+        .as_array()
+        .expect("a list")
+        .len();
+    assert_eq!(prefixes, 402);
+}
+
+#[test]
+fn a_pod_that_moves_is_reached_where_it_is() {
+    let mut bed = Testbed::new();
+    let nodes = [1, 2, 3].map(|n| bed.node(n, 1));
+    let pods = [0, 1, 2].map(|n: usize| bed.pod(&nodes[n], "web", 2));
+    let mover = bed.pod(&nodes[0], "mov", 9);
+    let first = bed.gossiping_router(&nodes[0], &[&pods[0], &mover], 1);
+    let others = [1, 2].map(|n: usize| bed.gossiping_router(&nodes[n], &[&pods[n]], 1));
+    first.knows(&[2, 3]);
+    others[0].knows(&[1, 3]);
+    others[1].knows(&[1, 2]);
+    let reached = |by: &str| {
+        for pod in &pods {
+            for address in [mover.v4(), mover.v6()] {
+                let came = pod.namespace.ping(&address, 5, 56);
+                assert_eq!(came, 5, "{by}: {address} from {}", pod.v4());
+            }
+            assert_eq!(
+                mover.namespace.ping(&pod.v4(), 5, 56),
+                5,
+                "{by}: to {}",
+                pod.v4()
+            );
+        }
+    };
+    reached("at home");
+
+    nodes[0].namespace.run("ip link del veth-mov");
+    mover.plug(&nodes[1]);
+    let add = format!(
+        "port add --interface veth-mov --moved --address {} --address {}",
+        mover.v4(),
+        mover.v6()
+    );
+    let (did, said) = others[0].command(&add.replace("--moved ", ""));
+    assert!(!did && said.contains("`moved = true`"), "{said}");
+    let (did, said) = others[0].command(&add);
+    assert!(did, "{said}");
+    let asked = format!("routes {}", mover.v4());
+    wait_for("its claim to be heard", || {
+        others[1].command(&asked).1.contains("has not delegated it")
+    });
+    let pod = format!(
+        "[[pods]]\nnetwork = \"default\"\ninterface = \"veth-mov\"\naddresses = [\"{}\", \"{}\"]\n",
+        mover.v4(),
+        mover.v6()
+    );
+    let singles = [format!("{}/32", mover.v4()), format!("{}/128", mover.v6())];
+    let delegations = singles.each_ref().map(|prefix| {
+        format!(
+            "[[delegations]]\nprefix = \"{prefix}\"\nnode = \"{}\"\n",
+            others[0].name
+        )
+    });
+    let delegations = delegations.concat();
+    first.reload(|text| {
+        assert!(text.contains(&pod), "{text}");
+        text.replace(&pod, "") + &delegations
+    });
+    for router in [&first, &others[1]] {
+        wait_for("the way to the pod's new place", || {
+            singles.iter().all(|prefix| router.ways().contains(prefix))
+        });
+    }
+    reached("moved");
+
+    // And back.
+    nodes[1].namespace.run("ip link del veth-mov");
+    let (did, said) = others[0].command("port del veth-mov");
+    assert!(did, "{said}");
+    mover.plug(&nodes[0]);
+    first.reload(|text| text.replace(&delegations, &pod));
+    others[1].knows(&[1, 2]);
+    first.knows(&[2, 3]);
+    reached("back");
 }

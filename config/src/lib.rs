@@ -22,8 +22,8 @@ pub use error::{ConfigError, ConfigErrors, Position};
 pub use load::MAX_FILE_BYTES;
 pub use mac::{Mac, ParseMacError, derive_vtep_mac};
 pub use model::{
-    Config, DEFAULT_GOSSIP_PORT, DEFAULT_UDP_PORT, DetectionConfig, GossipConfig, NetworkConfig,
-    NodeConfig, OnExit, PodConfig, Polling, RateConfig, RouteConfig, RuntimeConfig, SlowPathConfig,
-    UnderlayConfig, WorkersConfig, XdpMode,
+    Config, DEFAULT_GOSSIP_PORT, DEFAULT_UDP_PORT, DelegationConfig, DetectionConfig, GossipConfig,
+    GossipNode, NetworkConfig, NodeConfig, OnExit, PodConfig, Polling, RateConfig, RouteConfig,
+    RuntimeConfig, SlowPathConfig, Trust, UnderlayConfig, WorkersConfig, XdpMode,
 };
-pub use validate::is_node_name;
+pub use validate::{PrefixTable, is_node_name};

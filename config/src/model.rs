@@ -35,6 +35,8 @@ pub struct Config {
     pub pods: Vec<PodConfig>,
     /// `[[routes]]`; a prefix occurs once in a network.
     pub routes: Vec<RouteConfig>,
+    /// `[[delegations]]`; a prefix occurs once in a network.
+    pub delegations: Vec<DelegationConfig>,
 }
 
 /// This node.
@@ -192,8 +194,41 @@ pub struct GossipConfig {
     pub port: u16,
     /// A directory that outlives a restart of the machine: this node's own key and incarnation. Absolute.
     pub state: PathBuf,
+    /// What binds other nodes' names to their keys.
+    pub trust: Trust,
+    /// What nodes without prefixes of their own in [`nodes`](Self::nodes) may claim; none: all of the cluster's.
+    pub allowed_prefixes: Option<Vec<IpNet>>,
+    /// `[[gossip.nodes]]`; names are unique.
+    pub nodes: Vec<GossipNode>,
     /// How soon a node that does not answer is missed.
     pub detection: DetectionConfig,
+}
+
+/// What binds a node's name to its key.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Trust {
+    /// The first key that is seen with a name: the weakest.
+    FirstSight,
+    /// Each of [`GossipConfig::nodes`] has one.
+    Configured,
+    /// A signature of the cluster's authority.
+    Authority {
+        /// The authority's Ed25519 public key.
+        key: [u8; 32],
+        /// Holds what it signed for this node. Absolute.
+        certificate: PathBuf,
+    },
+}
+
+/// What is known of a node before it says anything.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct GossipNode {
+    /// Its name.
+    pub name: String,
+    /// Its Ed25519 public key; there, when [`Trust::Configured`].
+    pub key: Option<[u8; 32]>,
+    /// What it may announce, and nobody else; none: what is free. No host bits.
+    pub allowed_prefixes: Option<Vec<IpNet>>,
 }
 
 /// Times of SWIM; none: those of a local network, by the number of nodes.
@@ -205,6 +240,17 @@ pub struct DetectionConfig {
     pub probe_timeout: Option<Duration>,
     /// How long a node is suspected before it is missed, 50 ms to 10 min.
     pub suspicion: Option<Duration>,
+}
+
+/// An address of this node's prefixes that another node has: its pod has moved there.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct DelegationConfig {
+    /// Index into [`Config::networks`].
+    pub network: usize,
+    /// Inside one of this node's pod prefixes, and not all of it. No host bits.
+    pub prefix: IpNet,
+    /// The other node's name.
+    pub node: String,
 }
 
 /// An overlay network.
@@ -248,8 +294,11 @@ pub struct PodConfig {
     pub interface: String,
     /// Index into [`Config::networks`].
     pub network: usize,
-    /// At least one, each inside the network's pod prefixes and of no other pod in the network.
+    /// At least one, each of no other pod in the network, and inside its pod prefixes, or, if the pod has
+    /// [`moved`](Self::moved), outside them and inside the cluster's.
     pub addresses: Vec<IpAddr>,
+    /// Whether it has come from another node with its addresses.
+    pub moved: bool,
     /// Unicast; none when it is to be learned.
     pub mac: Option<Mac>,
     /// What it may send; none when that is not limited.

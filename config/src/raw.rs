@@ -26,6 +26,8 @@ pub(crate) struct Root {
     pub(crate) pods: Vec<Spanned<Pod>>,
     #[serde(default)]
     pub(crate) routes: Vec<Spanned<Route>>,
+    #[serde(default)]
+    pub(crate) delegations: Vec<Spanned<Delegation>>,
 }
 
 #[derive(Debug, Deserialize)]
@@ -79,9 +81,31 @@ pub(crate) struct Gossip {
     pub(crate) peers: Option<List<String>>,
     pub(crate) port: Option<Number>,
     pub(crate) state: Option<Text>,
+    pub(crate) trust: Option<Text>,
+    pub(crate) authority: Option<Text>,
+    pub(crate) certificate: Option<Text>,
+    pub(crate) allowed_prefixes: Option<List<String>>,
     pub(crate) probe_interval_ms: Option<Number>,
     pub(crate) probe_timeout_ms: Option<Number>,
     pub(crate) suspicion_ms: Option<Number>,
+    #[serde(default)]
+    pub(crate) nodes: Vec<Spanned<GossipNode>>,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields, expecting = "a table")]
+pub(crate) struct GossipNode {
+    pub(crate) name: Option<Text>,
+    pub(crate) key: Option<Text>,
+    pub(crate) allowed_prefixes: Option<List<String>>,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields, expecting = "a table")]
+pub(crate) struct Delegation {
+    pub(crate) network: Option<Text>,
+    pub(crate) prefix: Option<Text>,
+    pub(crate) node: Option<Text>,
 }
 
 #[derive(Debug, Deserialize)]
@@ -105,6 +129,8 @@ pub(crate) struct Pod {
     pub(crate) network: Option<Text>,
     pub(crate) addresses: Option<List<String>>,
     pub(crate) mac: Option<Text>,
+    #[serde(default)]
+    pub(crate) moved: bool,
     pub(crate) egress_rate: Option<Number>,
     pub(crate) egress_burst: Option<Number>,
     pub(crate) ingress_rate: Option<Number>,

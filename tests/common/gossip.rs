@@ -20,7 +20,7 @@ impl Testbed {
         let key_file = directory.join(format!("{key}-{number}.gossip"));
         write_key(&key_file, &key.repeat(32));
         format!(
-            "[gossip]\ncluster = \"{cluster}\"\nkey_file = \"{}\"\nstate = \"{}\"\n\
+            "[gossip]\ntrust = \"first-sight\"\ncluster = \"{cluster}\"\nkey_file = \"{}\"\nstate = \"{}\"\n\
              peers = [\"192.0.2.{peer}:7946\"]\n",
             key_file.display(),
             directory.join("state").display(),

@@ -88,7 +88,7 @@ fn remove_pins(folder: &Path) {
 
 /// A switch, and everything that a test connects to it.
 pub struct Testbed {
-    id: String,
+    pub id: String,
     pub directory: TempDir,
     namespaces: Vec<String>,
 }

@@ -2,6 +2,7 @@
 //! the configuration; a value that was reported has some stand-in, since a configuration with problems is thrown away.
 //! So one pass finds all mistakes, and a mistake does not cause others to be reported.
 
+mod delegations;
 mod gossip;
 mod host;
 mod networks;
@@ -10,6 +11,7 @@ mod prefix;
 mod routes;
 mod values;
 
+pub use prefix::PrefixTable;
 pub use values::is_node_name;
 
 use std::path::Path;
@@ -24,7 +26,7 @@ pub(crate) fn config(root: &Root, file: &Path, problems: &mut Problems<'_>) -> C
     let underlay = host::underlay(root.underlay.as_ref(), problems);
     let workers = host::workers(&root.workers, problems);
     let runtime = host::runtime(&root.runtime, &node.name, problems);
-    let gossip = gossip::gossip(root.gossip.as_ref(), problems);
+    let gossip = gossip::gossip(root.gossip.as_ref(), &node.name, problems);
     let networks = networks::networks(&root.networks, &node.name, &underlay, problems);
     let pods = pods::pods(
         &root.pods,
@@ -34,6 +36,9 @@ pub(crate) fn config(root: &Root, file: &Path, problems: &mut Problems<'_>) -> C
         problems,
     );
     let routes = routes::routes(&root.routes, &networks, &node.name, &underlay, problems);
+    let gossips = root.gossip.is_some();
+    let delegations =
+        delegations::delegations(&root.delegations, &networks, &node.name, gossips, problems);
     // The first network is the one that the kernel carries too.
     let vni = networks.first().map_or(0, |checked| checked.network.vni);
     let slow_path = host::slow_path(&root.slow_path, vni, problems);
@@ -52,5 +57,6 @@ pub(crate) fn config(root: &Root, file: &Path, problems: &mut Problems<'_>) -> C
         networks,
         pods,
         routes,
+        delegations,
     }
 }

@@ -137,7 +137,7 @@ fn with_prefixes(
             problems.report(at, message);
             sound = false;
         }
-        if let Some((other, PodPrefix { line, .. })) = pod_prefixes.overlapping(*net) {
+        if let Some((other, PodPrefix { line, .. })) = pod_prefixes.overlapping(*net).next() {
             problems.report(
                 at,
                 format!("{net} overlaps {other} of line {line}; remove or narrow one of the two"),

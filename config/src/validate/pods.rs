@@ -78,6 +78,7 @@ pub(super) fn pods(
             interface: device.as_ref().map_or("", |(device, _)| device).to_string(),
             network: network.map_or(0, |(index, _)| index),
             addresses,
+            moved: raw.moved,
             mac: mac(raw.mac.as_ref(), problems),
             egress: rate(
                 (raw.egress_rate.as_ref(), "egress_rate"),
@@ -157,11 +158,19 @@ fn addresses(
             );
             problems.report(&at, message);
         }
-        if let Some(message) = checked
-            .pod_prefixes
-            .as_ref()
-            .and_then(|table| unassignable(address, table))
-        {
+        let own = checked.pod_prefixes.as_ref();
+        let message = if raw.moved {
+            let net = IpNet::from(address);
+            let cluster = checked.cluster_prefixes.as_ref();
+            let inside = own.is_some_and(|own| own.covering(net).is_some());
+            let outside = cluster.is_some_and(|cluster| cluster.covering(net).is_none());
+            (inside || outside).then(|| {
+                format!("{address} of a pod that has moved here has to be inside cluster_prefixes and outside this node's pod_prefixes")
+            })
+        } else {
+            own.and_then(|table| unassignable(address, table))
+        };
+        if let Some(message) = message {
             problems.report(&at, message);
         }
     }
@@ -172,7 +181,7 @@ fn addresses(
 fn unassignable(address: IpAddr, table: &PrefixTable<PodPrefix>) -> Option<String> {
     let Some((net, prefix)) = table.covering(IpNet::from(address)) else {
         return Some(format!(
-            "{address} is outside the network's pod_prefixes; take one inside, or add its prefix"
+            "{address} is outside the network's pod_prefixes; take one inside, or add its prefix, or say `moved = true` of a pod that has come from another node"
         ));
     };
     // Prefixes of one or two addresses have neither a network nor a broadcast address (RFC 3021, RFC 6164), but the

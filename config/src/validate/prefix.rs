@@ -70,8 +70,8 @@ pub(super) fn parse(text: &str, at: &Range<usize>, problems: &mut Problems<'_>) 
 }
 
 /// Prefixes with something about each. Costs at most 129 look-ups a question, however many there are.
-#[derive(Debug)]
-pub(super) struct PrefixTable<T>(BTreeMap<IpNet, T>);
+#[derive(Debug, Clone)]
+pub struct PrefixTable<T>(BTreeMap<IpNet, T>);
 
 impl<T> Default for PrefixTable<T> {
     fn default() -> Self {
@@ -80,28 +80,31 @@ impl<T> Default for PrefixTable<T> {
 }
 
 impl<T> PrefixTable<T> {
+    /// What is known of exactly this prefix.
+    pub fn get(&self, net: IpNet) -> Option<&T> {
+        self.0.get(&net)
+    }
+
     /// Adds `net`, which must have no host bits.
-    pub(super) fn insert(&mut self, net: IpNet, value: T) {
+    pub fn insert(&mut self, net: IpNet, value: T) {
         self.0.insert(net, value);
     }
 
     /// The longest prefix that contains all of `net`, which may be `net`.
-    pub(super) fn covering(&self, net: IpNet) -> Option<(IpNet, &T)> {
+    pub fn covering(&self, net: IpNet) -> Option<(IpNet, &T)> {
         std::iter::successors(Some(net), IpNet::supernet)
             .find_map(|net| Some((net, self.0.get(&net)?)))
     }
 
-    /// Some prefix that has an address in common with `net`.
-    pub(super) fn overlapping(&self, net: IpNet) -> Option<(IpNet, &T)> {
-        // Prefixes are ordered by first address and then by length, so the first one inside `net` comes next to it.
-        let inside = || {
-            let (after, value) = self
-                .0
-                .range((Bound::Excluded(net), Bound::Unbounded))
-                .next()?;
-            net.contains(after).then_some((*after, value))
-        };
-        self.covering(net).or_else(inside)
+    /// Every prefix that has an address in common with `net`: those that contain it, the longest first, and then those
+    /// inside it.
+    pub fn overlapping(&self, net: IpNet) -> impl Iterator<Item = (IpNet, &T)> {
+        let around = std::iter::successors(Some(net), IpNet::supernet);
+        let around = around.filter_map(|net| Some((net, self.0.get(&net)?)));
+        // Prefixes are ordered by first address and then by length, so those inside `net` come next to it.
+        let after = self.0.range((Bound::Excluded(net), Bound::Unbounded));
+        let inside = after.take_while(move |(after, _)| net.contains(*after));
+        around.chain(inside.map(|(net, value)| (*net, value)))
     }
 }
 
@@ -135,9 +138,12 @@ mod tests {
             let longest = nets.iter().filter(|net| net.contains(&asked)).max_by_key(|net| net.prefix_len());
             prop_assert_eq!(table.covering(asked).map(|found| found.0), longest.copied());
             let meets = |net: &IpNet| net.contains(&asked) || asked.contains(net);
-            let found = table.overlapping(asked).map(|found| found.0);
-            prop_assert_eq!(found.is_some(), nets.iter().any(meets));
-            prop_assert!(found.is_none_or(|net| meets(&net)));
+            let mut found: Vec<_> = table.overlapping(asked).map(|found| found.0).collect();
+            found.sort_unstable();
+            let mut all: Vec<_> = nets.iter().copied().filter(meets).collect();
+            all.sort_unstable();
+            all.dedup();
+            prop_assert_eq!(found, all);
         }
     }
 }

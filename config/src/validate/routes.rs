@@ -101,7 +101,7 @@ fn prefixes(
         let own = checked
             .pod_prefixes
             .as_ref()
-            .and_then(|own| own.overlapping(net));
+            .and_then(|own| own.overlapping(net).next());
         if let Some((own, PodPrefix { line, .. })) = own {
             let message = format!(
                 "{net} overlaps this node's pod prefix {own} of line {line}; route only what lives on other nodes"

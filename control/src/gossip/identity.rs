@@ -1,11 +1,14 @@
 //! What a node keeps between its starts: its own key, and which incarnation it was.
 
+use std::collections::BTreeMap;
+use std::fmt::Write as _;
 use std::fs::{self, OpenOptions};
 use std::io::{self, Write};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::time::{SystemTime, UNIX_EPOCH};
 
+use ipnet::IpNet;
 use ring::rand::SystemRandom;
 use ring::signature::Ed25519KeyPair;
 
@@ -70,32 +73,84 @@ pub struct Identity {
     pub incarnation: u64,
 }
 
+/// Since when a node claims each of these prefixes of networks (by VNI), in seconds since 1970: now,
+/// for those that it did not claim when it was asked last.
+///
+/// # Errors
+/// When the directory cannot be written.
+pub fn first_claimed(
+    directory: &Path,
+    node: &str,
+    wanted: &[(u32, IpNet)],
+) -> Result<BTreeMap<(u32, IpNet), u64>, IdentityError> {
+    fs::create_dir_all(directory).map_err(io_error("make", directory))?;
+    let path = directory.join(format!("{node}.claims"));
+    let text = fs::read_to_string(&path).unwrap_or_default();
+    let line = |line: &str| {
+        let mut words = line.split(' ');
+        let prefix = (words.next()?.parse().ok()?, words.next()?.parse().ok()?);
+        Some((prefix, words.next()?.parse().ok()?))
+    };
+    let before: BTreeMap<(u32, IpNet), u64> = text.lines().filter_map(line).collect();
+    let now = seconds();
+    let since = |key: &(u32, IpNet)| before.get(key).copied().unwrap_or(now);
+    let claims: BTreeMap<_, _> = wanted.iter().map(|key| (*key, since(key))).collect();
+    if claims != before {
+        let mut text = String::new();
+        for ((vni, prefix), since) in &claims {
+            let _ = writeln!(text, "{vni} {prefix} {since}");
+        }
+        replace(&path, text.as_bytes())?;
+    }
+    Ok(claims)
+}
+
+/// Since 1970.
+pub fn seconds() -> u64 {
+    let clock = SystemTime::now().duration_since(UNIX_EPOCH);
+    clock.map_or(0, |since| since.as_secs())
+}
+
+/// A key from a file, which is made when it is missing and `create` says so.
+///
+/// # Errors
+/// When it cannot be read or made, or is damaged.
+pub fn key_from(path: &Path, create: bool) -> Result<Ed25519KeyPair, IdentityError> {
+    let document = match fs::read(path) {
+        Ok(document) => document,
+        Err(error) if create && error.kind() == io::ErrorKind::NotFound => {
+            let made = Ed25519KeyPair::generate_pkcs8(&SystemRandom::new());
+            let made = made.map_err(|_| IdentityError::NoRandomness)?;
+            replace(path, made.as_ref())?;
+            made.as_ref().to_vec()
+        }
+        Err(error) => return Err(io_error("read the key", path)(error)),
+    };
+    let key = Ed25519KeyPair::from_pkcs8_maybe_unchecked(&document);
+    key.map_err(|_| IdentityError::BadNodeKey(path.to_owned()))
+}
+
+/// A node's own key, which is made when there is none.
+///
+/// # Errors
+/// When the directory cannot be written, or the key is damaged.
+pub fn own_key(directory: &Path, node: &str) -> Result<Ed25519KeyPair, IdentityError> {
+    fs::create_dir_all(directory).map_err(io_error("make", directory))?;
+    key_from(&directory.join(format!("{node}.key")), true)
+}
+
 impl Identity {
     /// Takes, or makes, a node's key from a directory, and counts one more start.
     ///
     /// # Errors
     /// When the directory cannot be written, or what is in it is damaged.
     pub fn next(directory: &Path, node: &str) -> Result<Self, IdentityError> {
-        fs::create_dir_all(directory).map_err(io_error("make", directory))?;
-        let path = directory.join(format!("{node}.key"));
-        let document = match fs::read(&path) {
-            Ok(document) => document,
-            Err(error) if error.kind() == io::ErrorKind::NotFound => {
-                let made = Ed25519KeyPair::generate_pkcs8(&SystemRandom::new());
-                let made = made.map_err(|_| IdentityError::NoRandomness)?;
-                replace(&path, made.as_ref())?;
-                made.as_ref().to_vec()
-            }
-            Err(error) => return Err(io_error("read this node's key from", &path)(error)),
-        };
-        let key = Ed25519KeyPair::from_pkcs8_maybe_unchecked(&document)
-            .map_err(|_| IdentityError::BadNodeKey(path))?;
+        let key = own_key(directory, node)?;
         let path = directory.join(format!("{node}.incarnation"));
         // Without the last one the clock will do: it goes on faster than starts do.
         let last = fs::read_to_string(&path).ok();
         let last: u64 = last.and_then(|text| text.trim().parse().ok()).unwrap_or(0);
-        let clock = SystemTime::now().duration_since(UNIX_EPOCH);
-        let incarnation = clock.map_or(0, |since| since.as_secs()).max(last + 1);
+        let incarnation = seconds().max(last + 1);
         replace(&path, format!("{incarnation}\n").as_bytes())?;
         Ok(Self { key, incarnation })
     }
@@ -123,6 +178,22 @@ mod tests {
     use super::*;
     use ring::signature::KeyPair;
     use std::os::unix::fs::PermissionsExt;
+
+    #[test]
+    fn a_claim_keeps_its_age() {
+        let directory = tempfile::tempdir().expect("a directory");
+        let prefix = |text: &str| (1, text.parse::<IpNet>().expect("one"));
+        let (first, second) = (prefix("10.244.1.0/24"), prefix("fd00::/64"));
+        let file = directory.path().join("a.claims");
+        fs::write(&file, "1 10.244.1.0/24 7\n1 10.244.9.0/24 8\nx\n").expect("written");
+        let claims = first_claimed(directory.path(), "a", &[first, second]).expect("kept");
+        assert_eq!(claims[&first], 7);
+        assert!(claims[&second] > 1_700_000_000);
+        let again = first_claimed(directory.path(), "a", &[second]).expect("kept");
+        assert_eq!(again[&second], claims[&second]);
+        let later = first_claimed(directory.path(), "a", &[first]).expect("kept");
+        assert!(later[&first] > 7, "given up and claimed anew");
+    }
 
     #[test]
     fn a_node_is_the_same_after_a_start_and_later() {

@@ -1,7 +1,9 @@
 //! What a node says of itself, signed: its VTEPs and its pods' prefixes.
 //!
-//! A node has one record. Each change makes a new one, which replaces the old one as a whole:
-//! whoever has it knows all that the node says, and nothing that it no longer says.
+//! A node has one record, or, when that would not fit a datagram, a head and more parts. Each
+//! change makes a new version, which replaces the old one of its part as a whole. What is in one
+//! part stays there, so that parts may come in any order and nothing is missing meanwhile. The head
+//! says how many parts there are; others than these count for nothing.
 
 use std::net::{IpAddr, SocketAddr};
 
@@ -9,10 +11,15 @@ use ipnet::IpNet;
 use ring::signature::{ED25519, Ed25519KeyPair, KeyPair, UnparsedPublicKey};
 use serde::{Deserialize, Serialize};
 
+use super::trust::Certificate;
+
 /// Bytes of a record at most, signature included: one fits a datagram with its message.
 pub const MAX_RECORD: usize = 1200;
 /// Bytes of a node's name at most, as of a DNS label (RFC 1035, section 2.3.4).
 pub const MAX_NAME: usize = 63;
+
+/// Parts of a node's record at most: about 15,000 IPv4 prefixes.
+pub const MAX_PARTS: u16 = 256;
 
 /// An Ed25519 public key (RFC 8032).
 pub type PublicKey = [u8; 32];
@@ -31,12 +38,16 @@ pub struct Version {
 pub struct Record {
     /// The node's name.
     pub name: String,
+    /// Which part of what the node says; 0 for the head.
+    pub part: u16,
     /// Which of its records.
     pub version: Version,
     /// Drawn by the node at its start: two nodes with one name differ in it.
     pub instance: u64,
     /// The incarnation that the node started with; its version's may have had to grow since.
     pub started: u64,
+    /// What the cluster's authority says of the node, where there is one; the head has it.
+    pub certificate: Option<Certificate>,
     /// What it says.
     pub content: Content,
 }
@@ -50,7 +61,14 @@ pub enum Content {
         gossip: SocketAddr,
         /// Its underlay addresses; the first of a family is where its tunnels end.
         vteps: Vec<IpAddr>,
+        /// How many parts there are, this one among them, 1 to [`MAX_PARTS`].
+        parts: u16,
         /// Its part of each network.
+        networks: Vec<NetworkPart>,
+    },
+    /// More of each network.
+    More {
+        /// With the same VNIs, ports and MACs.
         networks: Vec<NetworkPart>,
     },
     /// The node has gone, and its pods with it.
@@ -69,7 +87,49 @@ pub struct NetworkPart {
     /// Its VTEP's MAC.
     pub mac: [u8; 6],
     /// Where its pods have their addresses from.
-    pub prefixes: Vec<IpNet>,
+    pub prefixes: Vec<Claim>,
+    /// Addresses of other nodes' prefixes, whose pods have moved to this one.
+    pub moved: Vec<IpNet>,
+    /// What of its own prefixes is another node's.
+    pub delegated: Vec<Delegation>,
+}
+
+/// A prefix that a node claims.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub struct Claim {
+    /// The prefix.
+    pub prefix: IpNet,
+    /// Since when, in seconds since 1970, by its own clock. Of two claims the earlier one counts.
+    pub since: u64,
+}
+
+/// A part of a node's prefix whose pod has moved.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub struct Delegation {
+    /// Usually one address.
+    pub prefix: IpNet,
+    /// The name of the node that has it now.
+    pub to: String,
+}
+
+impl NetworkPart {
+    /// Of a network, with nothing in it.
+    #[must_use]
+    pub fn empty(&self) -> Self {
+        Self {
+            prefixes: Vec::new(),
+            moved: Vec::new(),
+            delegated: Vec::new(),
+            ..self.clone()
+        }
+    }
+
+    /// Adds what another part has of the same network.
+    fn append(&mut self, other: &Self) {
+        self.prefixes.extend_from_slice(&other.prefixes);
+        self.moved.extend_from_slice(&other.moved);
+        self.delegated.extend_from_slice(&other.delegated);
+    }
 }
 
 /// A record as its node wrote and signed it.
@@ -87,7 +147,9 @@ pub struct Signed {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum RecordError {
     /// More than [`MAX_RECORD`] bytes.
-    #[error("it is longer than {MAX_RECORD} bytes; announce fewer prefixes")]
+    #[error(
+        "it is longer than {MAX_RECORD} bytes in each of {MAX_PARTS} parts; announce fewer prefixes"
+    )]
     TooLong,
     /// Its bytes are no record, or are more than one.
     #[error("it is malformed")]
@@ -174,29 +236,70 @@ pub fn is_name(name: &str) -> bool {
 }
 
 impl Record {
+    /// By which it is found.
+    pub fn id(&self) -> NameHash {
+        NameHash::of_part(&self.name, self.part)
+    }
+
+    /// How many parts its head says there are; 0 when the node has gone.
+    pub fn parts(&self) -> u16 {
+        match self.content {
+            Content::Here { parts, .. } => parts,
+            Content::More { .. } | Content::Gone | Content::Forgotten => 0,
+        }
+    }
+
+    /// Its part of each network.
+    pub fn networks(&self) -> &[NetworkPart] {
+        match &self.content {
+            Content::Here { networks, .. } | Content::More { networks } => networks,
+            Content::Gone | Content::Forgotten => &[],
+        }
+    }
+
+    /// Adds what another part says.
+    pub(super) fn append(&mut self, other: &Self) {
+        let Content::Here { networks, .. } = &mut self.content else {
+            return;
+        };
+        for part in other.networks() {
+            match networks.iter_mut().find(|own| own.vni == part.vni) {
+                Some(own) => own.append(part),
+                None => networks.push(part.clone()),
+            }
+        }
+    }
+
     fn check(&self) -> Result<(), RecordError> {
         if !is_name(&self.name) {
             return Err(RecordError::BadName);
         }
-        let Content::Here {
-            gossip,
-            vteps,
-            networks,
-        } = &self.content
-        else {
-            return Ok(());
-        };
         let reachable = |address: &IpAddr| {
             !address.is_multicast() && !address.is_unspecified() && !address.is_loopback()
         };
-        let sound = reachable(&gossip.ip())
-            && vteps.iter().all(reachable)
-            && networks.iter().all(|part| {
-                part.vni < 1 << 24
-                    && part.mac[0] & 1 == 0
-                    && part.prefixes.iter().all(|p| p.trunc() == *p)
-            });
-        if sound {
+        let place = match &self.content {
+            Content::Here {
+                gossip,
+                vteps,
+                parts,
+                ..
+            } => {
+                self.part == 0
+                    && (1..=MAX_PARTS).contains(parts)
+                    && reachable(&gossip.ip())
+                    && vteps.iter().all(reachable)
+            }
+            Content::More { .. } => (1..MAX_PARTS).contains(&self.part),
+            Content::Gone | Content::Forgotten => self.part == 0,
+        };
+        let sound = |part: &NetworkPart| {
+            part.vni < 1 << 24
+                && part.mac[0] & 1 == 0
+                && part.prefixes.iter().all(|p| p.prefix.trunc() == p.prefix)
+                && part.moved.iter().all(|p| p.trunc() == *p)
+                && (part.delegated.iter()).all(|d| d.prefix.trunc() == d.prefix && is_name(&d.to))
+        };
+        if place && self.networks().iter().all(sound) {
             Ok(())
         } else {
             Err(RecordError::Impossible)
@@ -204,16 +307,27 @@ impl Record {
     }
 }
 
-/// By which a record is found: 64 bits of SHA-256 of the node's name.
+/// By which a record is found: 64 bits of SHA-256 of the node's name, and the part's number.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct NameHash(pub u64);
 
 impl NameHash {
-    /// Of this name.
+    /// Of the head of this name's node.
     pub fn of(name: &str) -> Self {
-        let digest = ring::digest::digest(&ring::digest::SHA256, name.as_bytes());
+        Self::of_part(name, 0)
+    }
+
+    /// Of a part.
+    pub fn of_part(name: &str, part: u16) -> Self {
+        let mut context = ring::digest::Context::new(&ring::digest::SHA256);
+        context.update(name.as_bytes());
+        if part > 0 {
+            // No name has such a sign.
+            context.update(&[0]);
+            context.update(&part.to_be_bytes());
+        }
         let mut bytes = [0; 8];
-        bytes.copy_from_slice(&digest.as_ref()[..8]);
+        bytes.copy_from_slice(&context.finish().as_ref()[..8]);
         Self(u64::from_be_bytes(bytes))
     }
 }
@@ -226,23 +340,33 @@ pub(super) mod tests {
         Ed25519KeyPair::from_seed_unchecked(&[seed; 32]).expect("32 bytes")
     }
 
+    pub(in super::super) fn claim(prefix: &str, since: u64) -> Claim {
+        let prefix = prefix.parse().expect("a prefix");
+        Claim { prefix, since }
+    }
+
     pub(in super::super) fn record(name: &str, incarnation: u64, change: u64) -> Record {
         Record {
             name: name.to_owned(),
+            part: 0,
             version: Version {
                 incarnation,
                 change,
             },
             instance: 1,
             started: incarnation,
+            certificate: None,
             content: Content::Here {
                 gossip: "192.0.2.1:7946".parse().expect("an address"),
                 vteps: vec!["192.0.2.1".parse().expect("an address")],
+                parts: 1,
                 networks: vec![NetworkPart {
                     vni: 1,
                     port: 8472,
                     mac: [2, 0, 0, 0, 1, 1],
-                    prefixes: vec!["10.244.1.0/24".parse().expect("a prefix")],
+                    prefixes: vec![claim("10.244.1.0/24", 7)],
+                    moved: Vec::new(),
+                    delegated: Vec::new(),
                 }],
             },
         }
@@ -293,15 +417,23 @@ pub(super) mod tests {
         assert_eq!(Signed::new(&bad, "test", &key(1)).map(|_| ()), impossible);
         let mut bad = record("x", 1, 1);
         part(&mut bad, |p| {
-            p.prefixes = vec!["10.244.1.1/24".parse().expect("one")];
+            p.prefixes = vec![claim("10.244.1.1/24", 1)];
         });
         assert_eq!(Signed::new(&bad, "test", &key(1)).map(|_| ()), impossible);
         let mut bad = record("x", 1, 1);
         part(&mut bad, |p| p.mac = [1; 6]);
         assert_eq!(Signed::new(&bad, "test", &key(1)).map(|_| ()), impossible);
+        for (part, parts) in [(1, 1), (0, 0), (0, 257)] {
+            let mut bad = record("x", 1, 1);
+            bad.part = part;
+            if let Content::Here { parts: said, .. } = &mut bad.content {
+                *said = parts;
+            }
+            assert_eq!(Signed::new(&bad, "test", &key(1)).map(|_| ()), impossible);
+        }
         let mut long = record("x", 1, 1);
         part(&mut long, |p| {
-            p.prefixes = vec!["fd00::/64".parse().expect("one"); 70];
+            p.prefixes = vec![claim("fd00::/64", 1); 70];
         });
         assert_eq!(
             Signed::new(&long, "test", &key(1)).map(|_| ()),

@@ -5,7 +5,8 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use super::record::{Content, NameHash, PublicKey, Record, RecordError, Signed, Version};
+use super::record::{Content, NameHash, Record, RecordError, Signed};
+use super::trust::{Trust, TrustError};
 use super::wire::{BUCKETS, MAX_RANGE, Range, Summary};
 
 /// How long the record of a node that has gone is kept, so that nobody brings back an older one.
@@ -41,9 +42,9 @@ pub enum StoreError {
     /// It is none.
     #[error(transparent)]
     Record(#[from] RecordError),
-    /// Its node has another key here.
-    #[error("it is signed by another key than the node has: forget the node if its key was lost")]
-    OtherKey,
+    /// Its key is not its node's.
+    #[error(transparent)]
+    Trust(#[from] TrustError),
     /// It says of a node that answers that it is forgotten.
     #[error("it says that a node is forgotten which answers")]
     Lives,
@@ -53,7 +54,10 @@ pub enum StoreError {
 #[derive(Debug)]
 pub struct Store {
     cluster: Box<str>,
+    trust: Trust,
     records: BTreeMap<NameHash, Held>,
+    /// How many nodes are there by their heads.
+    here: usize,
     buckets: [u64; BUCKETS],
 }
 
@@ -63,19 +67,20 @@ fn bucket(name: NameHash) -> usize {
 }
 
 impl Store {
-    /// Empty, for a cluster of this name.
-    pub fn new(cluster: &str) -> Self {
+    /// Empty, for a cluster of this name, whose nodes' keys are believed so.
+    pub fn new(cluster: &str, trust: Trust) -> Self {
         Self {
             cluster: cluster.into(),
+            trust,
             records: BTreeMap::new(),
+            here: 0,
             buckets: [0; BUCKETS],
         }
     }
 
-    /// Takes a record if it is later than what is held of its node and signed by the same key; the
-    /// first one's key counts, until the node is forgotten. Anybody may say that a node is
-    /// forgotten, unless it `lives`. Of two with one version that differ, all nodes keep the same
-    /// one.
+    /// Takes a record if it is later than what is held and its key is its node's. Any node may say
+    /// that another is forgotten, unless it `lives`. Of two with one version that differ, all nodes
+    /// keep the same one. Parts are taken when the head is there that speaks of them.
     pub fn offer(
         &mut self,
         signed: &Signed,
@@ -86,19 +91,28 @@ impl Store {
             Ok(record) => record,
             Err(error) => return Offer::Refused(error.into()),
         };
-        let (name, content) = (NameHash::of(&record.name), content_of(signed));
-        let forgotten = |record: &Record| record.content == Content::Forgotten;
-        if let Some(held) = self.records.get(&name) {
-            let released = forgotten(&record) || forgotten(&held.record);
-            if held.signed.key != signed.key && !released {
-                return Offer::Refused(StoreError::OtherKey);
-            }
-            if (held.record.version, held.content) >= (record.version, content) {
+        let (name, content) = (record.id(), content_of(signed));
+        let held = self.records.get(&name);
+        let later = |held: &Held| (held.record.version, held.content) < (record.version, content);
+        if record.part > 0 {
+            // It may have come before its head: then it comes again.
+            if !self.speaks_of(&record, signed) || !held.is_none_or(later) {
                 return Offer::Known;
             }
-        }
-        if forgotten(&record) && lives(&record) {
-            return Offer::Refused(StoreError::Lives);
+        } else {
+            let before = held.map(|held| (&held.record, &held.signed.key));
+            if before.is_some_and(|(_, key)| *key == signed.key) && !held.is_none_or(later) {
+                return Offer::Known;
+            }
+            if let Err(error) = (self.trust).admits(&record, &signed.key, before, &self.cluster) {
+                return Offer::Refused(error.into());
+            }
+            if !held.is_none_or(later) {
+                return Offer::Known;
+            }
+            if record.content == Content::Forgotten && lives(&record) {
+                return Offer::Refused(StoreError::Lives);
+            }
         }
         // Last, since it costs most: what changes nothing may be anybody's.
         if let Err(error) = signed.verify(&self.cluster) {
@@ -110,12 +124,37 @@ impl Store {
             since: now,
             content,
         };
-        let mark = mark(name, &held);
-        if let Some(old) = self.records.insert(name, held) {
-            self.buckets[bucket(name)] ^= self::mark(name, &old);
-        }
-        self.buckets[bucket(name)] ^= mark;
+        self.insert(name, held);
         Offer::Taken(name)
+    }
+
+    /// Whether the head that is held says that there is such a part, of its own key.
+    fn speaks_of(&self, part: &Record, signed: &Signed) -> bool {
+        let head = self.records.get(&NameHash::of(&part.name));
+        head.is_some_and(|head| part.part < head.record.parts() && head.signed.key == signed.key)
+    }
+
+    fn insert(&mut self, name: NameHash, held: Held) {
+        let (parts, key) = (held.record.parts(), held.signed.key);
+        self.here += usize::from(parts > 0);
+        self.buckets[bucket(name)] ^= mark(name, &held);
+        let is_head = held.record.part == 0;
+        let Some(old) = self.records.insert(name, held) else {
+            return;
+        };
+        self.here -= usize::from(old.record.parts() > 0);
+        self.buckets[bucket(name)] ^= mark(name, &old);
+        // Parts that the new head does not speak of go with the old one.
+        if is_head {
+            let first = if old.signed.key == key {
+                parts.max(1)
+            } else {
+                1
+            };
+            for part in first..old.record.parts() {
+                self.remove(NameHash::of_part(&old.record.name, part));
+            }
+        }
     }
 
     /// Forgets who has been gone for [`GONE_FOR`].
@@ -135,11 +174,31 @@ impl Store {
 
     fn remove(&mut self, name: NameHash) {
         if let Some(held) = self.records.remove(&name) {
+            self.here -= usize::from(held.record.parts() > 0);
             self.buckets[bucket(name)] ^= mark(name, &held);
         }
     }
 
-    /// The record of a node.
+    /// What every node says, its parts together, and since when its head is held.
+    pub fn nodes(&self) -> impl Iterator<Item = (Record, Duration)> {
+        let heads = self.iter().filter(|held| held.record.part == 0);
+        heads.map(|held| {
+            let mut whole = held.record.clone();
+            let parts = (1..whole.parts()).map(|part| NameHash::of_part(&whole.name, part));
+            let parts: Vec<_> = parts.filter_map(|name| self.get(name)).collect();
+            for part in parts {
+                whole.append(&part.record);
+            }
+            (whole, held.since)
+        })
+    }
+
+    /// How many nodes are there, by what they said last.
+    pub fn here(&self) -> usize {
+        self.here
+    }
+
+    /// A record by its name's hash.
     pub fn get(&self, name: NameHash) -> Option<&Held> {
         self.records.get(&name)
     }
@@ -234,16 +293,6 @@ impl Store {
             .collect();
         (wanted, lacked)
     }
-
-    /// The key that a node signs with.
-    pub fn key_of(&self, name: &str) -> Option<PublicKey> {
-        self.get(NameHash::of(name)).map(|held| held.signed.key)
-    }
-
-    /// The version that is held of a node.
-    pub fn version_of(&self, name: &str) -> Option<Version> {
-        self.get(NameHash::of(name)).map(|held| held.record.version)
-    }
 }
 
 /// Of a record's bytes and signature: 64 bits of SHA-256.
@@ -283,7 +332,7 @@ mod tests {
 
     #[test]
     fn the_latest_is_held() {
-        let mut store = Store::new("test");
+        let mut store = Store::new("test", Trust::FirstSight);
         let (old, new) = (signed("a", 1, 9, 1), signed("a", 2, 1, 1));
         assert!(matches!(store.offer(&old, dead, NOW), Offer::Taken(_)));
         assert_eq!(store.offer(&old, dead, NOW), Offer::Known);
@@ -291,13 +340,84 @@ mod tests {
         assert_eq!(store.offer(&old, dead, NOW), Offer::Known);
         assert_eq!(store.len(), 1);
         let forged = Signed::new(&record("a", 9, 9), "test", &key(99)).expect("short");
-        let refused = Offer::Refused(StoreError::OtherKey);
+        let refused = Offer::Refused(TrustError::NotTheFirst.into());
         assert_eq!(store.offer(&forged, dead, NOW), refused);
+    }
+
+    /// A head that speaks of so many parts, and a part.
+    fn in_parts(incarnation: u64, change: u64, parts: u16, seed: u8) -> Signed {
+        let mut head = record("a", incarnation, change);
+        if let Content::Here { parts: said, .. } = &mut head.content {
+            *said = parts;
+        }
+        Signed::new(&head, "test", &key(seed)).expect("short")
+    }
+
+    fn part(number: u16, change: u64, seed: u8) -> Signed {
+        let mut part = record("a", 1, change);
+        part.part = number;
+        let networks = part.networks().to_vec();
+        part.content = Content::More { networks };
+        Signed::new(&part, "test", &key(seed)).expect("short")
+    }
+
+    #[test]
+    fn parts_come_and_go_with_their_head() {
+        let mut store = Store::new("test", Trust::FirstSight);
+        let mut take = |signed: &Signed| match store.offer(signed, dead, NOW) {
+            Offer::Taken(_) => Some(
+                store
+                    .nodes()
+                    .map(|(r, _)| r.networks()[0].prefixes.len())
+                    .sum(),
+            ),
+            Offer::Known => None,
+            Offer::Refused(why) => panic!("{why}"),
+        };
+        let none: Option<usize> = None;
+        assert_eq!(take(&part(1, 1, 1)), none, "before its head");
+        assert_eq!(take(&in_parts(1, 1, 3, 1)), Some(1));
+        assert_eq!(take(&part(2, 1, 1)), Some(2));
+        assert_eq!(take(&part(1, 1, 1)), Some(3));
+        assert_eq!(take(&part(1, 1, 1)), none);
+        assert_eq!(take(&part(1, 9, 2)), none, "another's");
+        assert_eq!(take(&part(3, 1, 1)), none, "more than there are");
+        assert_eq!(take(&part(1, 2, 1)), Some(3));
+        assert_eq!(take(&in_parts(1, 2, 2, 1)), Some(2));
+        assert_eq!(
+            take(&in_parts(2, 1, 2, 1)),
+            Some(2),
+            "an older part until it comes anew"
+        );
+        let mut gone = record("a", 3, 1);
+        gone.content = Content::Gone;
+        let gone = Signed::new(&gone, "test", &key(1)).expect("short");
+        assert!(matches!(store.offer(&gone, dead, NOW), Offer::Taken(_)));
+        assert_eq!((store.len(), store.here()), (1, 0));
+        // As one that has never heard of any part.
+        let mut other = Store::new("test", Trust::FirstSight);
+        other.offer(&gone, dead, NOW);
+        assert_eq!(store.digest(), other.digest());
+    }
+
+    #[test]
+    fn a_new_key_ends_the_old_ones_parts() {
+        let mut store = Store::new("test", Trust::FirstSight);
+        for signed in [in_parts(1, 1, 2, 1), part(1, 1, 1)] {
+            assert!(matches!(store.offer(&signed, dead, NOW), Offer::Taken(_)));
+        }
+        // As a configuration, or an authority, would let it.
+        store.trust = Trust::Configured([("a".to_owned(), crate::gossip::public(&key(2)))].into());
+        assert!(matches!(
+            store.offer(&in_parts(2, 1, 2, 2), dead, NOW),
+            Offer::Taken(_)
+        ));
+        assert_eq!(store.len(), 1);
     }
 
     #[test]
     fn who_has_gone_is_forgotten_in_the_end() {
-        let mut store = Store::new("test");
+        let mut store = Store::new("test", Trust::FirstSight);
         let mut gone = record("a", 1, 2);
         gone.content = Content::Gone;
         let gone = Signed::new(&gone, "test", &key(1)).expect("short");
@@ -311,14 +431,14 @@ mod tests {
         assert_eq!(store.len(), 2);
         store.expire(GONE_FOR);
         assert_eq!(store.len(), 1);
-        let mut other = Store::new("test");
+        let mut other = Store::new("test", Trust::FirstSight);
         other.offer(&signed("b", 1, 1, 1), dead, NOW);
         assert_eq!(store.digest(), other.digest());
     }
 
     #[test]
     fn the_forgotten_may_come_back_with_another_key() {
-        let mut store = Store::new("test");
+        let mut store = Store::new("test", Trust::FirstSight);
         let old = signed("a", 5, 1, 1);
         store.offer(&old, dead, NOW);
         let mut forgotten = record("a", 5, u64::MAX);
@@ -334,7 +454,7 @@ mod tests {
         let new = Signed::new(&record("a", 6, 1), "test", &key(60)).expect("short");
         assert!(matches!(store.offer(&new, dead, NOW), Offer::Taken(_)));
         let again = Signed::new(&record("a", 7, 1), "test", &key(1)).expect("short");
-        let refused = Offer::Refused(StoreError::OtherKey);
+        let refused = Offer::Refused(TrustError::NotTheFirst.into());
         assert_eq!(
             store.offer(&again, dead, NOW),
             refused,
@@ -369,7 +489,7 @@ mod tests {
             seed: u64,
         ) {
             let all: Vec<_> = offers.iter().map(|(n, i, c, x)| signed(n, *i, *c, *x)).collect();
-            let (mut a, mut b) = (Store::new("test"), Store::new("test"));
+            let (mut a, mut b) = (Store::new("test", Trust::FirstSight), Store::new("test", Trust::FirstSight));
             let mut model = BTreeMap::new();
             for (place, record) in all.iter().enumerate() {
                 if let Offer::Refused(why) = a.offer(record, dead, NOW) { panic!("{why}") }
@@ -388,7 +508,7 @@ mod tests {
                     .collect();
                 prop_assert_eq!(&held, &model);
             }
-            let mut c = Store::new("test");
+            let mut c = Store::new("test", Trust::FirstSight);
             for record in all.iter().rev() { c.offer(record, dead, NOW); }
             prop_assert_eq!(a.digest(), c.digest());
         }

@@ -13,12 +13,13 @@ use tokio::net::{UdpSocket, lookup_host};
 use tokio::sync::{mpsc, oneshot, watch};
 use tracing::{debug, info, warn};
 
-use super::engine::{Detection, Engine, Event, ForgetError, Options};
+use super::engine::{Announcement, Detection, Engine, Event, ForgetError, Options};
 use super::identity::{Identity, IdentityError, random};
 use super::keys::{KeyChange, KeyError, KeyFile, KeyUse};
-use super::record::{Content, Record, RecordError};
+use super::record::{Record, RecordError};
 use super::refusal::Refusal;
 use super::seal::MAX_DATAGRAM;
+use super::trust::{Certificate, Trust};
 use super::wire::Member;
 
 /// How often the peers' names are looked up.
@@ -47,8 +48,12 @@ pub struct GossipOptions {
     pub peers: Vec<(String, u16)>,
     /// How soon a node that does not answer is missed.
     pub detection: Detection,
+    /// How other nodes' keys are believed.
+    pub trust: Trust,
+    /// What the cluster's authority says of this node, where there is one.
+    pub certificate: Option<Certificate>,
     /// What this node says of itself.
-    pub content: Content,
+    pub announcement: Announcement,
 }
 
 /// Why gossip cannot start.
@@ -100,6 +105,7 @@ pub struct GossipStatus {
 enum Request {
     Status(oneshot::Sender<GossipStatus>),
     Leave(oneshot::Sender<()>),
+    Announce(Announcement, oneshot::Sender<Result<(), RecordError>>),
     Keys(KeyChange, oneshot::Sender<Result<Vec<KeyUse>, KeyError>>),
     Forget(String, oneshot::Sender<Result<(), ForgetError>>),
 }
@@ -146,6 +152,17 @@ impl GossipHandle {
             .send(Request::Keys(change, reply))
             .await
             .ok()?;
+        answer.await.ok()
+    }
+
+    /// Says this of the node from now on; none when gossip has ended.
+    ///
+    /// # Errors
+    /// When nobody would take it: what was said before stands.
+    pub async fn announce(&self, announcement: Announcement) -> Option<Result<(), RecordError>> {
+        let (reply, answer) = oneshot::channel();
+        let request = Request::Announce(announcement, reply);
+        self.requests.send(request).await.ok()?;
         answer.await.ok()
     }
 
@@ -234,10 +251,12 @@ impl Gossip {
                 renewal: 0,
             },
             detection: options.detection,
+            trust: options.trust,
+            certificate: options.certificate,
             seed: random()?,
         };
         let mut engine = Engine::new(engine, key, Duration::ZERO);
-        engine.announce(options.content, Duration::ZERO)?;
+        engine.announce(options.announcement, Duration::ZERO)?;
         let (send_request, requests) = mpsc::channel(16);
         let (records, watched) = watch::channel(Vec::new());
         Ok(Self {
@@ -327,6 +346,10 @@ impl Gossip {
             Request::Keys(change, reply) => {
                 let _ = reply.send(self.change_keys(&change));
             }
+            Request::Announce(announcement, reply) => {
+                let now = self.now();
+                let _ = reply.send(self.engine.announce(announcement, now));
+            }
             Request::Leave(reply) => {
                 let now = self.now();
                 self.engine.leave(now);
@@ -359,9 +382,9 @@ impl Gossip {
     fn status(&self) -> GossipStatus {
         let mut refused: Vec<_> = self.refused.iter().map(|(r, n)| (*r, *n)).collect();
         refused.sort_unstable();
-        let records = self.engine.store().iter().map(|held| Known {
-            record: held.record.clone(),
-            since: self.start + held.since,
+        let records = self.engine.store().nodes().map(|(record, since)| Known {
+            record,
+            since: self.start + since,
         });
         GossipStatus {
             me: self.engine.member().clone(),
@@ -385,7 +408,7 @@ impl Gossip {
             self.tell(event);
         }
         if changed {
-            let records = self.engine.store().iter().map(|held| held.record.clone());
+            let records = self.engine.store().nodes().map(|(record, _)| record);
             self.records.send_replace(records.collect());
         }
     }

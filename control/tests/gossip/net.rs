@@ -10,7 +10,8 @@ use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
 use ring::signature::Ed25519KeyPair;
 use viaduct_control::gossip::{
-    Content, Detection, Engine, KeyRing, MAX_DATAGRAM, Member, NameHash, NetworkPart, Options,
+    Announcement, Claim, Content, Detection, Engine, KeyRing, MAX_DATAGRAM, Member, NameHash,
+    NetworkPart, Options, Trust,
 };
 
 /// What the network does to datagrams.
@@ -54,9 +55,13 @@ pub fn address(node: usize) -> SocketAddr {
 }
 
 /// Node `n` with its `change`th prefix.
-fn content(node: usize, change: u8) -> Content {
+fn content(node: usize, change: u8) -> Announcement {
     let [_, _, b, c] = u32::try_from(node).expect("few").to_be_bytes();
-    Content::Here {
+    let claim = |prefix: String| Claim {
+        prefix: prefix.parse().expect("a prefix"),
+        since: 1,
+    };
+    Announcement {
         gossip: address(node),
         vteps: vec![address(node).ip()],
         networks: vec![NetworkPart {
@@ -64,11 +69,11 @@ fn content(node: usize, change: u8) -> Content {
             port: 8472,
             mac: [2, 0, 0, 0, b, c],
             prefixes: vec![
-                format!("172.{change}.{b}.0/24").parse().expect("a prefix"),
-                format!("fd00:{b:x}:{c:x}:{change:x}::/64")
-                    .parse()
-                    .expect("a prefix"),
+                claim(format!("172.{change}.{b}.0/24")),
+                claim(format!("fd00:{b:x}:{c:x}:{change:x}::/64")),
             ],
+            moved: Vec::new(),
+            delegated: Vec::new(),
         }],
     }
 }
@@ -118,6 +123,8 @@ impl Net {
                 renewal: 0,
             },
             detection: self.detection,
+            trust: Trust::FirstSight,
+            certificate: None,
             keys: KeyRing::new("simulated", &[[1; 32]]),
             seed: self.rng.random(),
         };
@@ -297,7 +304,13 @@ impl Net {
                 );
                 let own = engine.store().get(NameHash::of(&self.nodes[node].name));
                 let own = &own.expect("its own").record.content;
-                let expected = content(node, self.nodes[node].changes);
+                let said = content(node, self.nodes[node].changes);
+                let expected = Content::Here {
+                    gossip: said.gossip,
+                    vteps: said.vteps,
+                    parts: 1,
+                    networks: said.networks,
+                };
                 assert!(*own == expected || *own == Content::Gone, "{what}: {own:?}");
             }
         }

@@ -6,8 +6,8 @@ use std::time::Duration;
 use proptest::prelude::*;
 use ring::signature::Ed25519KeyPair;
 use viaduct_control::gossip::{
-    Content, Detection, Engine, KeyRing, MAX_DATAGRAM, Member, Message, NameHash, Options, Seal,
-    Signed, Version,
+    Announcement, Detection, Engine, KeyRing, MAX_DATAGRAM, Member, Message, NameHash, Options,
+    Seal, Signed, Trust, Version,
 };
 
 use crate::net::address;
@@ -27,12 +27,14 @@ fn engine() -> Engine {
         cluster: "noise".to_owned(),
         member: member(0),
         detection: Detection::default(),
+        trust: Trust::FirstSight,
+        certificate: None,
         keys: KeyRing::new("noise", &[[1; 32]]),
         seed: [2; 32],
     };
     let key = Ed25519KeyPair::from_seed_unchecked(&[3; 32]).expect("32 bytes");
     let mut engine = Engine::new(options, key, Duration::ZERO);
-    let content = Content::Here {
+    let content = Announcement {
         gossip: address(0),
         vteps: vec![address(0).ip()],
         networks: Vec::new(),

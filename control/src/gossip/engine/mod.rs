@@ -6,6 +6,7 @@
 //! differ: whatever the pushes have missed is found then, after a partition too.
 
 mod own;
+mod parts;
 mod spread;
 
 use std::collections::{BTreeMap, HashMap, HashSet};
@@ -21,12 +22,14 @@ use rand::{RngExt, SeedableRng};
 use ring::signature::Ed25519KeyPair;
 
 pub use self::own::ForgetError;
-use self::own::{CONTEST_AFTER, Claim};
+use self::own::{CONTEST_AFTER, Claim, Own};
+pub use self::parts::Announcement;
 use self::spread::{News, PUSH_INTERVAL};
-use super::record::{Content, NameHash, Record, RecordError, Signed, Version};
+use super::record::{Content, NameHash, Record, RecordError, Signed};
 use super::refusal::Refusal;
 use super::seal::{KeyId, KeyRing, MAX_MESSAGE, Seal};
 use super::store::{Offer, Store, StoreError};
+use super::trust::{Certificate, Trust};
 use super::wire::{BUCKETS, Member, Message, ROOM};
 
 /// How often a digest goes to some member, on average.
@@ -44,6 +47,10 @@ pub struct Options {
     pub member: Member,
     /// How soon a node that does not answer is missed.
     pub detection: Detection,
+    /// How other nodes' keys are believed.
+    pub trust: Trust,
+    /// What the cluster's authority says of this node, where there is one.
+    pub certificate: Option<Certificate>,
     /// The cluster's keys.
     pub keys: KeyRing,
     /// Seeds all that is random, the session of the seal among it.
@@ -111,6 +118,7 @@ pub struct Engine {
     key: Ed25519KeyPair,
     foca: Foca<Member, PostcardCodec, StdRng, NoCustomBroadcast>,
     detection: Detection,
+    certificate: Option<Certificate>,
     /// How many others its times are for.
     sized_for: usize,
     seal: Seal,
@@ -124,8 +132,8 @@ pub struct Engine {
     members_stale: bool,
     pulls_on: bool,
     seeds: Vec<SocketAddr>,
-    /// What this node says, and in which version it was said.
-    own: Option<(Content, Version)>,
+    /// What this node says.
+    own: Option<Own>,
     /// When peers of the list that are no members were looked for last.
     sought: Option<Duration>,
     claim: Claim,
@@ -174,9 +182,10 @@ impl Engine {
         let mut engine = Self {
             seal: Seal::new(options.keys, rng.random()),
             heard: HashMap::new(),
-            store: Store::new(&options.cluster),
+            store: Store::new(&options.cluster, options.trust),
             foca: Foca::new(options.member, swim, swim_rng, PostcardCodec),
             detection: options.detection,
+            certificate: options.certificate,
             sized_for: 0,
             cluster: options.cluster,
             key,
@@ -407,6 +416,9 @@ impl Engine {
                     return;
                 };
                 let (record, me) = (&held.record, self.foca.identity());
+                if record.part > 0 {
+                    return;
+                }
                 if record.name != me.name || record.instance != me.instance {
                     let (ours, member) = (record.name == me.name, member_of(record));
                     self.meet(member, now);
@@ -432,7 +444,7 @@ impl Engine {
     /// however they were parted.
     fn seek_silent(&mut self) {
         self.refresh_members();
-        if self.store.len() <= self.members.len() + 1 {
+        if self.store.here() <= self.members.len() + 1 {
             return;
         }
         let me = self.foca.identity().clone();

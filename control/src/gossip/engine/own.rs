@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use super::parts::{Announcement, Parts};
 use super::{Engine, Event};
 use crate::gossip::record::{Content, NameHash, Record, RecordError, Signed, Version};
 use crate::gossip::store::Offer;
@@ -30,49 +31,97 @@ pub(super) enum Claim {
     Yielded,
 }
 
+/// What this node has said.
+#[derive(Clone, Debug)]
+pub(super) struct Own {
+    /// None: that it has gone.
+    said: Option<Announcement>,
+    parts: Parts,
+    version: Version,
+}
+
 impl Engine {
     /// Says this of the node from now on.
     ///
     /// # Errors
     /// When nobody would take it; what was said before stands.
-    pub fn announce(&mut self, content: Content, now: Duration) -> Result<(), RecordError> {
-        let change = self.own.as_ref().map_or(0, |(_, version)| version.change);
-        let incarnation = self.own.as_ref().map_or_else(
-            || self.foca.identity().incarnation,
-            |(_, version)| version.incarnation,
-        );
-        self.say(
-            content,
-            Version {
-                incarnation,
-                change: change + 1,
-            },
-            now,
-        )
+    pub fn announce(&mut self, content: Announcement, now: Duration) -> Result<(), RecordError> {
+        let version = self.next_version();
+        self.say(Some(content), version, now)
     }
 
-    pub(super) fn say(
+    fn next_version(&self) -> Version {
+        let incarnation = self.foca.identity().incarnation;
+        let first = Version {
+            incarnation,
+            change: 1,
+        };
+        self.own.as_ref().map_or(first, |own| Version {
+            change: own.version.change + 1,
+            ..own.version
+        })
+    }
+
+    fn say(
         &mut self,
-        content: Content,
+        said: Option<Announcement>,
         version: Version,
         now: Duration,
     ) -> Result<(), RecordError> {
         let me = self.foca.identity();
-        let record = Record {
+        let head = Record {
             name: me.name.clone(),
+            part: 0,
             version,
             instance: me.instance,
             started: me.incarnation,
-            content: content.clone(),
+            certificate: self.certificate.clone(),
+            content: Content::Gone,
         };
-        let signed = Signed::new(&record, &self.cluster, &self.key)?;
-        self.own = Some((content, version));
-        if self.claim != Claim::Yielded
-            && let Offer::Taken(name) = self.store.offer(&signed, |_| false, now)
-        {
-            self.is_news(name, now);
+        let mut parts = self
+            .own
+            .as_ref()
+            .map_or_else(Parts::default, |own| own.parts.clone());
+        let contents = match &said {
+            Some(said) => parts.split(said, &head)?,
+            None => vec![Content::Gone],
+        };
+        let mut signed = Vec::new();
+        for (part, content) in (0..).zip(contents) {
+            let mut record = head.clone();
+            (record.part, record.content) = (part, content);
+            if part > 0 {
+                record.certificate = None;
+            }
+            if part == 0 || !self.is_said(&record) {
+                signed.push(Signed::new(&record, &self.cluster, &self.key)?);
+            }
+        }
+        self.own = Some(Own {
+            said,
+            parts,
+            version,
+        });
+        if self.claim == Claim::Yielded {
+            return Ok(());
+        }
+        // The head first: it says which parts count.
+        for signed in &signed {
+            if let Offer::Taken(name) = self.store.offer(signed, |_| false, now) {
+                self.is_news(name, now);
+            }
         }
         Ok(())
+    }
+
+    /// Whether a part says the same already.
+    fn is_said(&self, record: &Record) -> bool {
+        self.store.get(record.id()).is_some_and(|held| {
+            let held = &held.record;
+            held.content == record.content
+                && held.instance == record.instance
+                && held.version.incarnation == record.version.incarnation
+        })
     }
 
     /// Tells all nodes that another one has gone for good, with its routes; its name is free then
@@ -92,12 +141,15 @@ impl Engine {
         let incarnation = held.record.version.incarnation;
         let record = Record {
             name: name.to_owned(),
+            part: 0,
             version: Version {
                 incarnation,
                 change: u64::MAX,
             },
             instance: 0,
             started: 0,
+            // This node's: it is this node that says so.
+            certificate: self.certificate.clone(),
             content: Content::Forgotten,
         };
         let signed = Signed::new(&record, &self.cluster, &self.key);
@@ -110,7 +162,7 @@ impl Engine {
 
     /// Tells the others that this node and its pods have gone.
     pub fn leave(&mut self, now: Duration) {
-        if self.own.is_some() && self.announce(Content::Gone, now).is_ok() {
+        if self.own.is_some() && self.say(None, self.next_version(), now).is_ok() {
             for _ in 0..2 {
                 self.push();
             }
@@ -139,12 +191,12 @@ impl Engine {
         {
             self.claim = Claim::Yielded;
             self.events.push(Event::Yielded { to });
-        } else if let Some((content, _)) = self.own.clone() {
+        } else if let Some(own) = self.own.clone() {
             let version = Version {
                 incarnation: version.incarnation + 1,
                 change: 1,
             };
-            if let Err(error) = self.say(content, version, now) {
+            if let Err(error) = self.say(own.said, version, now) {
                 self.events.push(Event::Unannounced(error));
             }
         }
