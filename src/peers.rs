@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::fs;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::time::Instant;
 
 use anyhow::{Context, ensure};
@@ -22,7 +22,7 @@ pub(crate) fn start(config: &Config, own: OwnAddresses) -> anyhow::Result<Option
     let Some(gossip) = &config.gossip else {
         return Ok(None);
     };
-    let announcement = announcement(config, gossip, own)?;
+    let announcement = announcement(config, gossip, own, None)?;
     let started = Gossip::start(GossipOptions {
         node: config.node.name.clone(),
         address: announcement.gossip,
@@ -101,21 +101,26 @@ pub(crate) fn certificate(
     }
 }
 
-/// What this node, with these underlay addresses, says of itself.
+/// What this node, with these underlay addresses, says of itself. Gossip stays in the family in which
+/// it is heard already.
 pub(crate) fn announcement(
     config: &Config,
     gossip: &GossipConfig,
     own: OwnAddresses,
+    heard: Option<IpAddr>,
 ) -> anyhow::Result<Announcement> {
     let vteps: Vec<_> = own.iter().collect();
-    let first = vteps.first().context("the underlay has no address")?;
+    let first = match heard {
+        Some(heard) => own.like(heard).unwrap_or(heard),
+        None => *vteps.first().context("the underlay has no address")?,
+    };
     let networks = config.networks.iter();
     let wanted: Vec<_> = networks
         .flat_map(|network| network.pod_prefixes.iter().map(|p| (network.vni, *p)))
         .collect();
     let since = first_claimed(&gossip.state, &config.node.name, &wanted)?;
     Ok(Announcement {
-        gossip: SocketAddr::new(*first, gossip.port),
+        gossip: SocketAddr::new(first, gossip.port),
         networks: networks_of(config, &since),
         vteps,
     })

@@ -4,6 +4,7 @@
 use std::convert::Infallible;
 use std::fs;
 use std::io;
+use std::net::IpAddr;
 use std::os::unix::fs::PermissionsExt;
 use std::time::Duration;
 
@@ -29,6 +30,8 @@ use crate::report::{self, View};
 const PATIENCE: Duration = Duration::from_secs(5);
 /// How long what other nodes say is gathered before it is taken.
 const GATHER: Duration = Duration::from_millis(20);
+/// How often it is looked whether the underlay has other addresses, which others are told then.
+const FOLLOW: Duration = Duration::from_secs(1);
 const ENDED: &str = "gossip has ended";
 const MAX_REQUEST: u64 = 64 << 10;
 
@@ -42,6 +45,8 @@ pub(crate) struct Server {
     /// What other nodes say of themselves, if anybody is asked.
     gossip: Option<(GossipHandle, watch::Receiver<Vec<Record>>)>,
     own: OwnAddresses,
+    /// Where gossip is heard.
+    heard: Option<IpAddr>,
     learned: Learned,
     /// What this node has said of itself, if it was said again since the start.
     said: Option<Announcement>,
@@ -76,6 +81,7 @@ impl Server {
                 let records = handle.records();
                 (handle, records)
             }),
+            heard: own.iter().next(),
             own,
             learned: Learned::default(),
             said: None,
@@ -83,6 +89,7 @@ impl Server {
     }
 
     pub(crate) async fn serve(&mut self) -> Infallible {
+        let mut underlay = tokio::time::interval(FOLLOW);
         loop {
             tokio::select! {
                 accepted = self.listener.accept() => match accepted {
@@ -97,6 +104,7 @@ impl Server {
                     tokio::time::sleep(GATHER).await;
                     self.learn().await;
                 }
+                _ = underlay.tick(), if self.gossip.is_some() => self.follow_underlay().await,
                 _ = self.hang_up.recv() => {
                     let change = self.desired.reloaded();
                     match self.carry_out(change).await {
@@ -259,13 +267,29 @@ impl Server {
         let (Some((handle, _)), Some(gossip)) = (&self.gossip, &config.gossip) else {
             return Ok(());
         };
-        let said = peers::announcement(config, gossip, self.own)?;
+        let said = peers::announcement(config, gossip, self.own, self.heard)?;
         if self.said.as_ref() != Some(&said) {
             let announced = handle.announce(said.clone()).await.context(ENDED)?;
             announced.context("cannot announce this node")?;
+            self.heard = Some(said.gossip.ip());
             self.said = Some(said);
         }
         Ok(())
+    }
+
+    async fn follow_underlay(&mut self) {
+        let there = self.agent.get().underlay_addresses.clone();
+        let own = OwnAddresses::choose(OwnAddresses::default(), self.own, &there);
+        // One without any is down, and others need not know.
+        if own == self.own || there.is_empty() {
+            return;
+        }
+        self.own = own;
+        tracing::info!(addresses = ?there, "the underlay's addresses have changed");
+        if let Err(error) = self.announce().await {
+            tracing::error!("other nodes are not told of it: {error:#}");
+        }
+        self.learn().await;
     }
 
     fn learned_with(&self, config: &Config) -> Learned {

@@ -24,7 +24,12 @@ const ALLOWED: &[(&str, &[&str])] = &[
     ("viaduct-config", &[]),
     (
         "viaduct-fuzz",
-        &["viaduct-router", "viaduct-fib", "viaduct-encap"],
+        &[
+            "viaduct-router",
+            "viaduct-control",
+            "viaduct-fib",
+            "viaduct-encap",
+        ],
     ),
 ];
 

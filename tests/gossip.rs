@@ -369,3 +369,33 @@ fn a_pod_that_moves_is_reached_where_it_is() {
     first.knows(&[2, 3]);
     reached("back");
 }
+
+#[test]
+fn a_node_whose_address_changes_says_so() {
+    let mut bed = Testbed::new();
+    let nodes = [1, 2, 3].map(|n| bed.node(n, 1));
+    let pods = [0, 1, 2].map(|n: usize| bed.pod(&nodes[n], "web", 2));
+    let routers = [0, 1, 2].map(|n: usize| bed.gossiping_router(&nodes[n], &[&pods[n]], 1));
+    for (router, others) in routers.iter().zip([[2, 3], [1, 3], [1, 2]]) {
+        router.knows(&others);
+    }
+    let stream = pods[0].tcp_stream(&pods[1], &pods[1].v4(), 5001);
+    nodes[1]
+        .namespace
+        .run("ip address delete 192.0.2.2/24 dev eth0");
+    nodes[1]
+        .namespace
+        .run("ip address add 192.0.2.22/24 dev eth0");
+    for place in [0, 2] {
+        wait_for("the new address", || {
+            let said = routers[place].ask("routes")["routes"].to_string();
+            said.contains("\"192.0.2.22\"") && !said.contains("\"192.0.2.2\"")
+        });
+        wait_for("the second to answer there", || {
+            routers[place].peer(&routers[1].name) == "answers"
+        });
+        assert_eq!(pods[place].namespace.ping(&pods[1].v6(), 5, 56), 5);
+        assert_eq!(pods[1].namespace.ping(&pods[place].v4(), 5, 56), 5);
+    }
+    stream.goes_on();
+}

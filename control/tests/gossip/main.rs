@@ -41,7 +41,7 @@ fn scenario(count: usize, seed: u64) {
     let mut running = vec![true; count];
     for _ in 0..8 {
         let node = rng.random_range(0..count);
-        match rng.random_range(0..6) {
+        match rng.random_range(0..8) {
             0 | 1 if running[node] => net.change(node),
             2 if running[node] && node != 0 => {
                 net.kill(node);
@@ -55,6 +55,12 @@ fn scenario(count: usize, seed: u64) {
                 for side in &mut net.sides {
                     *side = rng.random_range(0..2);
                 }
+            }
+            // The one that all are told of stays where it is.
+            5 if running[node] && node != 0 => net.move_away(node),
+            6 if running[node] => {
+                let by = rng.random_range(1..1_000_000);
+                net.jump(node, Duration::from_millis(by));
             }
             _ => net.sides.fill(0),
         }
@@ -130,6 +136,34 @@ fn parted_nodes_find_each_other_again() {
         let end = net.now + secs(20);
         let whole = net.run_until(end, |net| net.members() == [9; 10]);
         assert!(whole, "{alone} of 10: {:?}", net.members());
+    }
+}
+
+/// All know soon where it is; that it was elsewhere is no second node.
+#[test]
+fn a_node_may_have_another_address() {
+    let mut net = cluster(10, 6, Faults::default());
+    net.move_away(3);
+    let end = net.now + secs(1);
+    assert!(net.run_until(end, |net| net.who_lack(3) == 0));
+    net.run(secs(60));
+    assert_eq!(net.members(), [9; 10]);
+    net.check("moved");
+}
+
+/// Nobody is lost by it for longer than others take to say so.
+#[test]
+fn clocks_may_jump() {
+    for (seed, by) in [(7, 1), (8, 60), (9, 86_400), (10, 100 * 86_400)] {
+        let mut net = cluster(10, seed, Faults::default());
+        net.jump(0, secs(by));
+        net.change(4);
+        let end = net.now + secs(1);
+        assert!(net.run_until(end, |net| net.who_lack(4) == 0), "{by} s");
+        let end = net.now + secs(60);
+        let whole = net.run_until(end, |net| net.members() == [9; 10]);
+        assert!(whole, "{by} s: {:?}", net.members());
+        net.check("jumped");
     }
 }
 

@@ -30,6 +30,10 @@ struct Node {
     engine: Option<Engine>,
     /// What it has announced so often.
     changes: u8,
+    /// So often it has had another address.
+    moves: u8,
+    /// Its clock is so much ahead.
+    ahead: Duration,
 }
 
 pub struct Net {
@@ -54,16 +58,16 @@ pub fn address(node: usize) -> SocketAddr {
     SocketAddr::from(([10, a, b, c], 7946))
 }
 
-/// Node `n` with its `change`th prefix.
-fn content(node: usize, change: u8) -> Announcement {
+/// Node `n` at an address, with its `change`th prefix.
+fn content(node: usize, at: SocketAddr, change: u8) -> Announcement {
     let [_, _, b, c] = u32::try_from(node).expect("few").to_be_bytes();
     let claim = |prefix: String| Claim {
         prefix: prefix.parse().expect("a prefix"),
         since: 1,
     };
     Announcement {
-        gossip: address(node),
-        vteps: vec![address(node).ip()],
+        gossip: at,
+        vteps: vec![at.ip()],
         networks: vec![NetworkPart {
             vni: 1,
             port: 8472,
@@ -87,6 +91,8 @@ impl Net {
                 incarnation: 0,
                 engine: None,
                 changes: 0,
+                moves: 0,
+                ahead: Duration::ZERO,
             })
             .collect();
         Self {
@@ -109,15 +115,35 @@ impl Net {
         name.clone_into(&mut self.nodes[node].name);
     }
 
+    /// Where a node is now.
+    fn address_of(&self, node: usize) -> SocketAddr {
+        let std::net::IpAddr::V4(ip) = address(node).ip() else {
+            panic!("IPv4")
+        };
+        let [a, _, b, c] = ip.octets();
+        SocketAddr::from(([a, self.nodes[node].moves, b, c], 7946))
+    }
+
+    /// Which node is there now.
+    fn node_at(&self, address: SocketAddr) -> Option<usize> {
+        let std::net::IpAddr::V4(ip) = address.ip() else {
+            panic!("{address}")
+        };
+        let node = usize::try_from(u32::from(ip) & 0xffff).expect("few") - 1;
+        (node < self.nodes.len() && self.address_of(node) == address).then_some(node)
+    }
+
     /// Starts a node, or starts it again, with one other's address.
     pub fn start(&mut self, node: usize, seed: usize) {
+        let (own, seed) = (self.address_of(node), self.address_of(seed));
         let it = &mut self.nodes[node];
         it.incarnation += 1;
+        it.ahead = Duration::ZERO;
         let options = Options {
             cluster: "simulated".to_owned(),
             member: Member {
                 name: it.name.clone(),
-                address: address(node),
+                address: own,
                 incarnation: it.incarnation,
                 instance: self.rng.random(),
                 renewal: 0,
@@ -133,9 +159,9 @@ impl Net {
         secret[..8].copy_from_slice(&NameHash::of(&it.name).0.to_be_bytes());
         let key = Ed25519KeyPair::from_seed_unchecked(&secret).expect("32 bytes");
         let mut engine = Engine::new(options, key, self.now);
-        engine.set_seeds(vec![address(seed)]);
+        engine.set_seeds(vec![seed]);
         engine
-            .announce(content(node, it.changes), self.now)
+            .announce(content(node, own, it.changes), self.now)
             .expect("short");
         it.engine = Some(engine);
         self.after(node);
@@ -146,18 +172,41 @@ impl Net {
     }
 
     pub fn leave(&mut self, node: usize) {
-        let now = self.now;
+        let now = self.clock(node);
         self.engine(node).leave(now);
         self.after(node);
     }
 
     /// A node has other prefixes.
     pub fn change(&mut self, node: usize) {
-        let (now, it) = (self.now, &mut self.nodes[node]);
+        let it = &mut self.nodes[node];
         it.changes = it.changes.wrapping_add(1);
-        let content = content(node, it.changes);
+        self.announce(node);
+    }
+
+    fn announce(&mut self, node: usize) {
+        let (now, at) = (self.clock(node), self.address_of(node));
+        let content = content(node, at, self.nodes[node].changes);
         self.engine(node).announce(content, now).expect("short");
         self.after(node);
+    }
+
+    /// A node has another address, and what goes to the old one is lost.
+    pub fn move_away(&mut self, node: usize) {
+        self.nodes[node].moves = self.nodes[node].moves.wrapping_add(1);
+        self.announce(node);
+    }
+
+    /// A node's clock is further on at once, as after its machine stood still.
+    pub fn jump(&mut self, node: usize, by: Duration) {
+        self.nodes[node].ahead += by;
+        let now = self.clock(node);
+        self.engine(node).wake(now);
+        self.after(node);
+    }
+
+    fn clock(&self, node: usize) -> Duration {
+        self.now + self.nodes[node].ahead
     }
 
     pub fn engine(&mut self, node: usize) -> &mut Engine {
@@ -179,13 +228,10 @@ impl Net {
         for (to, bytes) in sent {
             self.bytes += bytes.len() as u64 + 28;
             self.longest = self.longest.max(bytes.len());
-            let std::net::IpAddr::V4(to) = to.ip() else {
-                panic!("{to}")
-            };
-            let to = usize::try_from(u32::from(to) & 0x00ff_ffff).expect("few") - 1;
-            if to >= self.nodes.len() || self.rng.random_range(0..1000) < self.faults.loss {
+            let lost = self.rng.random_range(0..1000) < self.faults.loss;
+            let Some(to) = self.node_at(to).filter(|_| !lost) else {
                 continue;
-            }
+            };
             let times = 1 + usize::from(self.rng.random_range(0..1000) < self.faults.twice);
             for _ in 0..times {
                 // Between 0.2 and 5 ms, so they overtake each other.
@@ -199,6 +245,7 @@ impl Net {
             self.wakes.remove(&(old, node));
         }
         if let Some(next) = next {
+            let next = next.saturating_sub(self.nodes[node].ahead).max(self.now);
             self.wakes.insert((next, node));
             self.wake_of[node] = Some(next);
         }
@@ -233,8 +280,9 @@ impl Net {
             if wake.is_some_and(|wake| arrival.is_none_or(|arrival| wake <= arrival)) {
                 let (_, node) = self.wakes.pop_first().expect("one");
                 self.wake_of[node] = None;
+                let now = self.clock(node);
                 if let Some(engine) = &mut self.nodes[node].engine {
-                    engine.wake(self.now);
+                    engine.wake(now);
                 }
                 self.after(node);
             } else {
@@ -242,8 +290,9 @@ impl Net {
                 if self.sides[from] != self.sides[to] {
                     continue;
                 }
+                let (now, from) = (self.clock(to), self.address_of(from));
                 if let Some(engine) = &mut self.nodes[to].engine {
-                    engine.datagram(address(from), &mut bytes, self.now);
+                    engine.datagram(from, &mut bytes, now);
                 }
                 self.after(to);
             }
@@ -304,7 +353,7 @@ impl Net {
                 );
                 let own = engine.store().get(NameHash::of(&self.nodes[node].name));
                 let own = &own.expect("its own").record.content;
-                let said = content(node, self.nodes[node].changes);
+                let said = content(node, self.address_of(node), self.nodes[node].changes);
                 let expected = Content::Here {
                     gossip: said.gossip,
                     vteps: said.vteps,

@@ -6,6 +6,7 @@ use super::parts::{Announcement, Parts};
 use super::{Engine, Event};
 use crate::gossip::record::{Content, NameHash, Record, RecordError, Signed, Version};
 use crate::gossip::store::Offer;
+use crate::gossip::wire::Member;
 
 /// How long a node waits before it speaks up against another that has its name: so often at most.
 pub(super) const CONTEST_AFTER: Duration = Duration::from_secs(1);
@@ -46,8 +47,17 @@ impl Engine {
     /// # Errors
     /// When nobody would take it; what was said before stands.
     pub fn announce(&mut self, content: Announcement, now: Duration) -> Result<(), RecordError> {
-        let version = self.next_version();
-        self.say(Some(content), version, now)
+        let (version, address) = (self.next_version(), content.gossip);
+        self.say(Some(content), version, now)?;
+        let me = self.foca.identity();
+        if me.address != address {
+            let moved = Member {
+                address,
+                ..me.clone()
+            };
+            self.swim(now, |foca, wanted| foca.change_identity(moved, wanted));
+        }
+        Ok(())
     }
 
     fn next_version(&self) -> Version {
