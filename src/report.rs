@@ -239,10 +239,11 @@ pub(crate) fn status_text(reply: &Value) -> String {
         &mut out,
         "table",
         format!(
-            "{} ports, {} routes, epoch {}",
+            "{} ports, {} routes, epoch {}; not used of what nodes say: {}",
             field(reply, "ports"),
             field(reply, "routes"),
             field(reply, "epoch"),
+            field(reply, "not_used"),
         ),
     );
     line(

@@ -139,7 +139,11 @@ impl Server {
 
     async fn answer(&mut self, request: &str) -> Value {
         match request {
-            "status" => return report::status(&self.view()),
+            "status" => {
+                let mut status = report::status(&self.view());
+                status["not_used"] = self.learned.unused.len().into();
+                return status;
+            }
             "ports" => return report::ports(&self.view()),
             "routes" => return self.routes().await,
             "drops" => return report::drops(&self.view()),

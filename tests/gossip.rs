@@ -399,3 +399,95 @@ fn a_node_whose_address_changes_says_so() {
     }
     stream.goes_on();
 }
+
+/// The whole node, as when a cable is pulled.
+#[test]
+fn a_node_whose_link_is_down_keeps_its_routes() {
+    let mut bed = Testbed::new();
+    let nodes = [1, 2, 3, 4].map(|n| bed.node(n, 1));
+    let pods = [0, 1, 2, 3].map(|n: usize| bed.pod(&nodes[n], "web", 2));
+    let routers = [0, 1, 2, 3].map(|n: usize| bed.gossiping_router(&nodes[n], &[&pods[n]], 1));
+    let others = [[2, 3, 4], [1, 3, 4], [1, 2, 4], [1, 2, 3]];
+    for (router, others) in routers.iter().zip(&others) {
+        router.knows(others);
+    }
+    for node in &nodes[2..] {
+        let port = &node.switch_port;
+        node.switch.run(&format!("ip link set {port} down"));
+    }
+    for (place, lost) in [(0, 2), (1, 3), (2, 0), (3, 2)] {
+        wait_for("them to be missed", || {
+            routers[place].peer(&routers[lost].name) == "silent"
+        });
+    }
+    routers[0].knows(&[2, 3, 4]);
+    assert_eq!(pods[0].namespace.ping(&pods[1].v4(), 5, 56), 5);
+    for node in &nodes[2..] {
+        let port = &node.switch_port;
+        node.switch.run(&format!("ip link set {port} up"));
+    }
+    for (router, known) in routers.iter().zip(&others) {
+        for other in routers.iter().filter(|other| other.name != router.name) {
+            wait_for("them to be back", || router.peer(&other.name) == "answers");
+        }
+        router.knows(known);
+    }
+    wait_for("packets to go through", || {
+        pods[0].namespace.ping(&pods[2].v4(), 1, 56) == 1
+    });
+    assert_eq!(pods[3].namespace.ping(&pods[2].v6(), 5, 56), 5);
+}
+
+/// All nodes send to the one that was first; both are told.
+#[test]
+fn of_two_nodes_with_one_prefix_the_first_has_it() {
+    let mut bed = Testbed::new();
+    let nodes = [1, 2, 3].map(|n| bed.node(n, 1));
+    let start = |n: usize, more: &str| {
+        let gossip = bed.gossip(1, CLUSTER);
+        let network = if more.is_empty() {
+            String::new()
+        } else {
+            more.to_owned()
+        };
+        let setup = Setup {
+            more: &gossip,
+            ..Setup::default()
+        };
+        let mut router = bed.router_with(&nodes[n], &[], &[], &setup);
+        if !network.is_empty() {
+            router.stop();
+            let file = bed.directory.path().join(format!("node-{}.toml", n + 1));
+            let text = fs::read_to_string(&file).expect("its configuration");
+            let text = text.replace("pod_prefixes = [", &format!("pod_prefixes = [{network}, "));
+            fs::write(&file, text).expect("written");
+            router.start();
+        }
+        router
+    };
+    // The name that comes first claims it later.
+    let second = start(1, "\"10.244.77.0/24\"");
+    std::thread::sleep(Duration::from_secs(2));
+    let first = start(0, "\"10.244.77.0/25\"");
+    let third = start(2, "");
+    wait_for("the first claim", || {
+        third.ways().contains(&"10.244.77.0/24".to_owned())
+            && third
+                .command("routes 10.244.77.7")
+                .1
+                .contains("goes before")
+    });
+    assert!(!third.ways().contains(&"10.244.77.0/25".to_owned()));
+    wait_for("the later one to be told", || {
+        first
+            .log()
+            .contains("other nodes send its packets there, not here")
+    });
+    wait_for("the earlier one to be told", || {
+        second.log().contains("overlaps it, and goes before")
+    });
+    for (router, count) in [(&first, 2), (&second, 1), (&third, 1)] {
+        let said = router.ask("status")["not_used"].clone();
+        assert_eq!(said, count, "{}", router.name);
+    }
+}

@@ -82,7 +82,7 @@ impl Pod {
 
 impl Stream {
     /// What has arrived: bytes of TCP, or datagrams and the highest number.
-    fn arrived(&self) -> Vec<u64> {
+    pub fn arrived(&self) -> Vec<u64> {
         self.last.lock().expect("no panic").clone()
     }
 
