@@ -34,18 +34,18 @@ fn a_hundred_thousand_routes_come_and_go() {
         format!("\"10.{}.{middle}.{low}/30\"", 96 + high)
     });
     let prefixes = prefixes.collect::<Vec<_>>().join(",");
-    let routes = format!(
+    let text = format!(
         "[[routes]]\nnetwork = \"wide\"\nprefixes = [{prefixes}]\nvtep = \"192.0.2.2\"\nvtep_mac = \"{}\"\n",
         vtep_mac(2)
     );
     let mut last = stream.arrived()[0];
     for (what, add, count) in [("come", true, CHANGES + 2), ("gone", false, 2)] {
         let begin = Instant::now();
-        routers[0].reload(|text| {
+        routers[0].reload(|before| {
             if add {
-                text + &routes
+                before + &text
             } else {
-                text.replace(&routes, "")
+                before.replace(&text, "")
             }
         });
         wait_for("all of them", || {
