@@ -1,27 +1,7 @@
-//! Compiles the XDP programs with clang.
-use std::env;
-use std::path::PathBuf;
-use std::process::Command;
+//! Compiles the XDP programs.
+#[path = "bpf/compile.rs"]
+mod compile;
 
 fn main() {
-    let source = "bpf/pinhole.bpf.c";
-    println!("cargo:rerun-if-changed={source}");
-    println!("cargo:rerun-if-env-changed=CLANG");
-    let clang = env::var("CLANG").unwrap_or_else(|_| "clang".into());
-    let out = PathBuf::from(env::var("OUT_DIR").expect("cargo sets OUT_DIR")).join("pinhole.bpf.o");
-    let arch = env::var("CARGO_CFG_TARGET_ARCH").expect("cargo sets CARGO_CFG_TARGET_ARCH");
-    let status = Command::new(&clang)
-        .args([
-            "-O2", "-g", "-Wall", "-Werror", "-target", "bpf", "-mcpu=v3",
-        ])
-        // Debian keeps <asm/types.h> in the architecture's own folder.
-        .arg(format!("-I/usr/include/{arch}-linux-gnu"))
-        .args(["-c", source, "-o"])
-        .arg(&out)
-        .status();
-    match status {
-        Ok(s) if s.success() => {}
-        Ok(s) => panic!("{clang} could not compile {source} ({s}); it needs libbpf-dev's headers"),
-        Err(e) => panic!("cannot run {clang}: {e}; install clang, or name one in CLANG"),
-    }
+    compile::compile("bpf/pinhole.bpf.c", "pinhole.bpf.o");
 }

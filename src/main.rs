@@ -10,6 +10,7 @@ mod learned;
 mod options;
 mod origins;
 mod peers;
+mod pktgen;
 mod plane;
 mod report;
 mod server;
@@ -88,6 +89,8 @@ enum Command {
     /// Add a route to a running router, or remove one that was added
     #[command(subcommand)]
     Route(RouteCommand),
+    /// Send packets as fast as possible or at a rate, and count what arrives
+    Pktgen(pktgen::PktgenArgs),
     /// Remove what a dead router left
     Cleanup(CleanupArgs),
 }
@@ -397,6 +400,7 @@ fn main() -> ExitCode {
         Command::Authority(command) => command.run(),
         Command::Port(command) => command.run(),
         Command::Route(command) => command.run(),
+        Command::Pktgen(args) => args.run(),
         Command::Cleanup(args) => args.run(),
         Command::Status(ask) => client::show("status", &ask, report::status_text),
         Command::Ports(ask) => client::show("ports", &ask, report::ports_text),

@@ -20,7 +20,7 @@ mod sys;
 mod tick;
 mod tun;
 mod worker;
-mod xsk;
+pub mod xsk;
 
 pub use attach::{pinned_programs, remove_pins};
 pub use bpf::{Outcomes, XdpMode};

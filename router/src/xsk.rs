@@ -12,7 +12,7 @@ use std::os::fd::{AsRawFd, RawFd};
 use std::ptr::{self, NonNull};
 use std::sync::atomic::{AtomicU32, Ordering};
 
-pub(crate) use xsk_rs::Umem;
+pub use xsk_rs::Umem;
 use xsk_rs::config::{
     BindFlags, FrameSize, Interface, LibxdpFlags, QueueSize, SocketConfig, UmemConfig,
 };
@@ -31,7 +31,7 @@ const XDP_MAX_TX_SKB_BUDGET: libc::c_int = 9;
 /// The right to use one frame of an [`Area`]. Not `Copy`: it is moved into a
 /// ring or back into the pool.
 #[derive(Debug, PartialEq, Eq)]
-pub(crate) struct FrameId(u32);
+pub struct FrameId(u32);
 
 impl FrameId {
     pub(crate) const fn index(&self) -> usize {
@@ -41,7 +41,7 @@ impl FrameId {
 
 /// A received packet: its frame, and where in the area it lies.
 #[derive(Debug)]
-pub(crate) struct Packet {
+pub struct Packet {
     pub(crate) frame: FrameId,
     /// Offset from the area's start, bytes.
     pub(crate) address: u64,
@@ -50,9 +50,14 @@ pub(crate) struct Packet {
 }
 
 impl Packet {
+    /// Its frame alone, free again.
+    pub fn into_frame(self) -> FrameId {
+        self.frame
+    }
+
     /// The packet's start went from `before` to `start` within its frame.
     #[inline]
-    pub(crate) fn moved(&mut self, before: usize, start: usize, len: usize) {
+    fn moved(&mut self, before: usize, start: usize, len: usize) {
         self.address = self
             .address
             .wrapping_sub(before as u64)
@@ -63,7 +68,7 @@ impl Packet {
 
 /// A worker's packet memory.
 #[derive(Debug)]
-pub(crate) struct Area {
+pub struct Area {
     umem: Umem,
     base: NonNull<u8>,
     frames: u32,
@@ -77,7 +82,10 @@ unsafe impl Send for Area {}
 impl Area {
     /// Maps `frames` frames of `frame_size` bytes (a power of two) and registers
     /// them. Every socket's fill and completion ring gets `ring` entries.
-    pub(crate) fn new(frames: u32, frame_size: u32, ring: u32) -> io::Result<(Self, Vec<FrameId>)> {
+    ///
+    /// # Errors
+    /// The kernel's, as when memory may not be locked.
+    pub fn new(frames: u32, frame_size: u32, ring: u32) -> io::Result<(Self, Vec<FrameId>)> {
         let size = |n: u32| QueueSize::new(n).map_err(io::Error::other);
         let config = UmemConfig::builder()
             .frame_size(FrameSize::new(frame_size).map_err(io::Error::other)?)
@@ -112,7 +120,7 @@ impl Area {
     }
 
     /// A handle for binding sockets to this memory.
-    pub(crate) fn umem(&self) -> Umem {
+    pub fn umem(&self) -> Umem {
         self.umem.clone()
     }
 
@@ -133,8 +141,24 @@ impl Area {
         Frame::new(chunk, usize::try_from(offset).ok()?, packet.len as usize)
     }
 
+    /// Works on a packet in its frame. `None` when it does not lie inside one,
+    /// which the kernel never says.
+    #[inline]
+    pub fn edit<R>(
+        &self,
+        packet: &mut Packet,
+        work: impl FnOnce(&mut Frame<'_>) -> R,
+    ) -> Option<R> {
+        let mut frame = self.frame(packet)?;
+        let before = frame.start();
+        let result = work(&mut frame);
+        let (start, len) = (frame.start(), frame.len());
+        packet.moved(before, start, len);
+        Some(result)
+    }
+
     /// A frame as an empty packet, behind as much headroom as received ones have.
-    pub(crate) fn empty(&self, frame: FrameId) -> Packet {
+    pub fn empty(&self, frame: FrameId) -> Packet {
         let start = u64::from(frame.0).wrapping_mul(u64::from(self.frame_size));
         Packet {
             address: start.wrapping_add(u64::from(XDP_PACKET_HEADROOM.wrapping_add(HEADROOM))),
@@ -333,7 +357,7 @@ pub(crate) struct Granted {
 
 /// One socket: a queue of a device, seen from its worker.
 #[derive(Debug)]
-pub(crate) struct Xsk {
+pub struct Xsk {
     // Dropped first: rings are unmapped before the socket closes.
     fill: Ring<u64>,
     completion: Ring<u64>,
@@ -352,8 +376,11 @@ pub(crate) struct Xsk {
 
 impl Xsk {
     /// Binds to a queue of `umem`'s area. `ring` is the area's, `size` that of the receive and
-    /// transmit rings; both powers of two.
-    pub(crate) fn bind(
+    /// transmit rings; both powers of two. The socket is to be used with that area only.
+    ///
+    /// # Errors
+    /// The kernel's; EBUSY when the queue is another socket's.
+    pub fn bind(
         umem: &Umem,
         interface: &str,
         queue: u32,
@@ -435,7 +462,7 @@ impl Xsk {
     /// # Errors
     /// The packet comes back when the ring is full.
     #[inline]
-    pub(crate) fn transmit(&mut self, packet: Packet) -> Result<(), Packet> {
+    pub fn transmit(&mut self, packet: Packet) -> Result<(), Packet> {
         if !self.tx.has_room() {
             return Err(packet);
         }
@@ -450,7 +477,7 @@ impl Xsk {
 
     /// Shows queued packets to the kernel and has it send them. True when all
     /// were taken; otherwise the device is busy: call again.
-    pub(crate) fn flush(&mut self) -> bool {
+    pub fn flush(&mut self) -> bool {
         self.held_from = self.tx.mine;
         self.kick()
     }
@@ -501,13 +528,13 @@ impl Xsk {
 
     /// True when packets wait in the transmit ring, shown to the kernel or not.
     #[inline]
-    pub(crate) fn unsent(&mut self) -> bool {
+    pub fn unsent(&mut self) -> bool {
         self.in_flight > 0 && self.tx.queued() > 0
     }
 
     /// The next frame whose packet has left.
     #[inline]
-    pub(crate) fn complete(&mut self, area: &Area) -> Option<FrameId> {
+    pub fn complete(&mut self, area: &Area) -> Option<FrameId> {
         if self.in_flight == 0 {
             return None;
         }

@@ -66,9 +66,9 @@ fn text(bytes: &[u8]) -> String {
     String::from_utf8_lossy(bytes).into_owned()
 }
 
-/// Waits until `ready` says so, for ten seconds at most.
+/// Waits until `ready` says so, for half a minute at most: machines that test are busy.
 pub fn wait_for(what: &str, mut ready: impl FnMut() -> bool) {
-    let until = Instant::now() + Duration::from_secs(10);
+    let until = Instant::now() + Duration::from_secs(30);
     while !ready() {
         assert!(Instant::now() < until, "timed out: {what}");
         sleep(Duration::from_millis(20));

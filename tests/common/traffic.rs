@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use serde_json::Value;
 
-use super::{Node, Pod, Process, Testbed, must, text, wait_for};
+use super::{Namespace, Node, Pod, Process, Testbed, must, text, wait_for};
 
 impl Pod {
     /// Sends `bytes` of a pattern over TCP to `address` of `to` and has them
@@ -169,12 +169,19 @@ impl Pod {
             .to_owned()
     }
 
-    /// Begins to capture `packets` that match `filter` at the pod's interface;
-    /// the process ends by itself after that many.
+    /// [`Namespace::capture`] at the pod's interface.
     pub fn capture(&self, file: &Path, packets: usize, filter: &str) -> Process {
-        let mut command = self.namespace.command("tcpdump");
+        self.namespace.capture("eth0", file, packets, filter)
+    }
+}
+
+impl Namespace {
+    /// Begins to capture `packets` that match `filter` at an interface;
+    /// the process ends by itself after that many.
+    pub fn capture(&self, interface: &str, file: &Path, packets: usize, filter: &str) -> Process {
+        let mut command = self.command("tcpdump");
         command
-            .args(["-U", "-i", "eth0", "-c", &packets.to_string(), "-w"])
+            .args(["-U", "-i", interface, "-c", &packets.to_string(), "-w"])
             .arg(file)
             .args(filter.split_whitespace())
             .stdin(Stdio::null())
@@ -192,6 +199,8 @@ pub fn captured(file: &Path, filter: &str, options: &[&str], fields: &[&str]) ->
         .arg("-r")
         .arg(file)
         .args(["-Y", filter, "-T", "fields"]);
+    // VXLAN at Linux's port, too.
+    tshark.args(["-d", "udp.port==8472,vxlan"]);
     for option in options {
         tshark.args(["-o", option]);
     }

@@ -252,12 +252,7 @@ impl Io {
         packet: &mut Packet,
         work: impl FnOnce(&mut Frame<'_>) -> R,
     ) -> Option<R> {
-        let mut frame = self.area.frame(packet)?;
-        let before = frame.start();
-        let result = work(&mut frame);
-        let (start, len) = (frame.start(), frame.len());
-        packet.moved(before, start, len);
-        Some(result)
+        self.area.edit(packet, work)
     }
 
     /// A free frame, as an empty packet behind the room for headers.
