@@ -221,6 +221,7 @@ fn scenarios_of_a_hundred() {
 #[ignore = "minutes, with --release: ./dev bench gossip"]
 fn report() {
     let sizes = std::env::var("GOSSIP_SIZES").unwrap_or_else(|_| "3 20 100 1000".to_owned());
+    let mut rows = Vec::new();
     println!("| nodes | loss | known to half | p99 | all | bytes/s a node, nothing changing |");
     println!("|---|---|---|---|---|---|");
     for count in sizes
@@ -255,5 +256,16 @@ fn report() {
             at(99),
             at(100)
         );
+        rows.push(format!(
+            "{{\"nodes\": {count}, \"half, ms\": {}, \"p99, ms\": {}, \"all, ms\": {}, \"bytes/s a node, idle\": {idle}}}",
+            at(50),
+            at(99),
+            at(100)
+        ));
     }
+    // For benches/plot.py.
+    let folder = concat!(env!("CARGO_MANIFEST_DIR"), "/../target/bench");
+    std::fs::create_dir_all(folder).expect("a folder");
+    let text = format!("[\n{}\n]\n", rows.join(",\n"));
+    std::fs::write(format!("{folder}/gossip.json"), text).expect("written");
 }

