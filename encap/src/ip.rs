@@ -106,8 +106,12 @@ impl IpPacket {
         }
     }
 
+    /// [`parse`](Self::parse) where it is known to be IPv4.
+    ///
+    /// # Errors
+    /// Says what is wrong with the packet.
     #[inline(always)]
-    fn parse_v4(ip: &[u8]) -> Result<Self, ParseError> {
+    pub fn parse_v4(ip: &[u8]) -> Result<Self, ParseError> {
         let header = Ipv4HeaderSlice::from_slice(ip).map_err(|e| match e {
             etherparse::err::ipv4::HeaderSliceError::Len(_) => ParseError::Truncated,
             etherparse::err::ipv4::HeaderSliceError::Content(_) => ParseError::BadHeader,
@@ -151,8 +155,12 @@ impl IpPacket {
         Ok(packet)
     }
 
+    /// [`parse`](Self::parse) where it is known to be IPv6.
+    ///
+    /// # Errors
+    /// Says what is wrong with the packet.
     #[inline]
-    fn parse_v6(ip: &[u8]) -> Result<Self, ParseError> {
+    pub fn parse_v6(ip: &[u8]) -> Result<Self, ParseError> {
         let header = Ipv6HeaderSlice::from_slice(ip).map_err(|e| match e {
             etherparse::err::ipv6::HeaderSliceError::Len(_) => ParseError::Truncated,
             etherparse::err::ipv6::HeaderSliceError::Content(_) => ParseError::BadHeader,

@@ -134,7 +134,24 @@ fn from_pod(
     if Ethernet::parse(frame.packet()).is_some_and(|sent| sent.source != port.mac) {
         return Err(DropReason::SpoofedMac.into());
     }
-    let inner = parse(frame, port.network)?;
+    match link_header(frame)? {
+        ethernet::IPV4 => route_from_pod::<V4>(fib, state, frame, ingress, port, sent, tick),
+        ethernet::IPV6 => route_from_pod::<V6>(fib, state, frame, ingress, port, sent, tick),
+        _ => Err(DropReason::NotIp.into()),
+    }
+}
+
+#[inline(always)]
+fn route_from_pod<V: Version>(
+    fib: &Fib,
+    state: &mut WorkerState,
+    frame: &mut Frame<'_>,
+    ingress: PortId,
+    port: &Port,
+    sent: usize,
+    tick: Tick,
+) -> Stage<PortId> {
+    let inner = parse::<V>(frame, port.network)?;
     // Source check: what a pod sends carries one of its own addresses.
     if fib.local(port.network, inner.ip.src) != Some(ingress) {
         return Err(DropReason::SpoofedSource.into());
@@ -165,8 +182,24 @@ fn from_underlay(fib: &Fib, state: &mut WorkerState, frame: &mut Frame<'_>) -> S
     if destination != Some(network.vtep_mac) {
         return Err(DropReason::WrongVtepMac.into());
     }
-    let inner = parse(frame, network_id)?;
-    check_origin(fib, network_id, &outer, &inner.ip)?;
+    match link_header(frame)? {
+        ethernet::IPV4 => deliver::<V4>(fib, state, frame, network_id, network, &outer),
+        ethernet::IPV6 => deliver::<V6>(fib, state, frame, network_id, network, &outer),
+        _ => Err(DropReason::NotIp.into()),
+    }
+}
+
+#[inline(always)]
+fn deliver<V: Version>(
+    fib: &Fib,
+    state: &mut WorkerState,
+    frame: &mut Frame<'_>,
+    network_id: NetworkId,
+    network: &Network,
+    outer: &Outer,
+) -> Stage<PortId> {
+    let inner = parse::<V>(frame, network_id)?;
+    check_origin(fib, network_id, outer, &inner.ip)?;
     let Some(egress) = fib.local(network_id, inner.ip.dst) else {
         return Err(miss(network_id, DropReason::NotLocal));
     };
@@ -180,7 +213,7 @@ fn from_underlay(fib: &Fib, state: &mut WorkerState, frame: &mut Frame<'_>) -> S
 /// neither checked for its source nor a hop further. The frame begins with the
 /// IP header.
 pub fn originate(fib: &Fib, frame: &mut Frame<'_>, network: NetworkId) -> Verdict {
-    let result = parse_ip(frame, network, None).and_then(|inner| {
+    let result = parse_ip(frame, network).and_then(|inner| {
         let way = route(fib, &inner)?;
         write_link_headers(frame, &inner, &way)
     });
@@ -201,7 +234,7 @@ pub fn answer(
     error: IcmpError,
 ) -> Option<Verdict> {
     let table = fib.network(network)?;
-    let inner = parse_ip(frame, network, None).ok()?;
+    let inner = parse_ip(frame, network).ok()?;
     let source = match inner.ip.src {
         IpAddr::V4(_) => table.overlay_v4.map(IpAddr::V4),
         IpAddr::V6(_) => table.overlay_v6.map(IpAddr::V6),
@@ -226,7 +259,7 @@ pub fn prepare_fragments(
     network: NetworkId,
     mtu: u16,
 ) -> Result<Fragments, Verdict> {
-    let inner = parse_ip(frame, network, None)?;
+    let inner = parse_ip(frame, network)?;
     finish_checksum(state, frame.packet(), &inner.ip);
     take_hop(frame, network)?;
     let fragments = Fragments::new(frame.packet(), &inner.ip, usize::from(mtu));
@@ -235,7 +268,7 @@ pub fn prepare_fragments(
 
 /// Makes a packet fit for the kernel, which takes every checksum for complete.
 pub(crate) fn complete(state: &mut WorkerState, frame: &mut Frame<'_>) {
-    if let Ok(inner) = parse_ip(frame, DEFAULT_NETWORK, None) {
+    if let Ok(inner) = parse_ip(frame, DEFAULT_NETWORK) {
         finish_checksum(state, frame.packet(), &inner.ip);
     }
 }
@@ -262,10 +295,38 @@ fn miss(network: NetworkId, reason: DropReason) -> Verdict {
     }
 }
 
-/// Reads the Ethernet header and the IP packet behind it; leaves the frame at
-/// the IP packet, without Ethernet padding.
+/// An IP version. What follows parsing is compiled for each by itself: where
+/// both came together, all that was read would have to be in memory.
+trait Version {
+    const ETHER_TYPE: u16;
+    fn parse(ip: &[u8]) -> Result<IpPacket, ParseError>;
+}
+
+struct V4;
+struct V6;
+
+impl Version for V4 {
+    const ETHER_TYPE: u16 = ethernet::IPV4;
+
+    #[inline(always)]
+    fn parse(ip: &[u8]) -> Result<IpPacket, ParseError> {
+        IpPacket::parse_v4(ip)
+    }
+}
+
+impl Version for V6 {
+    const ETHER_TYPE: u16 = ethernet::IPV6;
+
+    #[inline(always)]
+    fn parse(ip: &[u8]) -> Result<IpPacket, ParseError> {
+        IpPacket::parse_v6(ip)
+    }
+}
+
+/// Reads the Ethernet header and leaves the frame behind it; what it says that
+/// follows.
 #[inline(always)]
-fn parse(frame: &mut Frame<'_>, network: NetworkId) -> Stage<Inner> {
+fn link_header(frame: &mut Frame<'_>) -> Stage<u16> {
     let Ethernet {
         destination,
         ether_type,
@@ -280,27 +341,40 @@ fn parse(frame: &mut Frame<'_>, network: NetworkId) -> Stage<Inner> {
     frame
         .pull(ethernet::HEADER_LEN)
         .ok_or(DropReason::Malformed)?;
-    let inner = parse_ip(frame, network, Some(ether_type))?;
-    if inner.ip.dst.is_multicast() {
-        return Err(DropReason::Multicast.into());
-    }
-    frame.truncate(inner.ip.len);
-    Ok(inner)
+    Ok(ether_type)
 }
 
-/// Reads the IP packet that the frame begins with; its version says what it is
-/// when no Ethernet header has.
+/// Reads the IP packet that the frame begins with, and cuts off Ethernet's
+/// padding.
 #[inline(always)]
-fn parse_ip(frame: &mut Frame<'_>, network: NetworkId, ether_type: Option<u16>) -> Stage<Inner> {
-    let packet = frame.packet();
-    let ether_type = ether_type.unwrap_or_else(|| match packet.first().map(|b| b >> 4) {
-        Some(6) => ethernet::IPV6,
-        _ => ethernet::IPV4,
-    });
-    let ip = IpPacket::parse(packet, ether_type).map_err(|e| match e {
+fn parse<V: Version>(frame: &mut Frame<'_>, network: NetworkId) -> Stage<Inner> {
+    let ip = V::parse(frame.packet()).map_err(unreadable)?;
+    if ip.dst.is_multicast() {
+        return Err(DropReason::Multicast.into());
+    }
+    frame.truncate(ip.len);
+    Ok(Inner {
+        ip,
+        ether_type: V::ETHER_TYPE,
+        network,
+    })
+}
+
+fn unreadable(error: ParseError) -> DropReason {
+    match error {
         ParseError::NotIp => DropReason::NotIp,
         _ => DropReason::Malformed,
-    })?;
+    }
+}
+
+/// Reads the IP packet that the frame begins with; its version says what it is.
+fn parse_ip(frame: &mut Frame<'_>, network: NetworkId) -> Stage<Inner> {
+    let packet = frame.packet();
+    let ether_type = match packet.first().map(|b| b >> 4) {
+        Some(6) => ethernet::IPV6,
+        _ => ethernet::IPV4,
+    };
+    let ip = IpPacket::parse(packet, ether_type).map_err(unreadable)?;
     Ok(Inner {
         ip,
         ether_type,
