@@ -31,6 +31,7 @@ pub(crate) fn router_options(config: &Config) -> RouterOptions {
         cpus: config.workers.cpus.clone(),
         adaptive: config.workers.polling == Polling::Adaptive,
         max_ports: config.workers.max_ports,
+        flow_cache: config.workers.flow_cache,
         heartbeat_timeout: config.workers.heartbeat_timeout,
         xdp_mode: match config.underlay.xdp {
             XdpMode::Auto => None,

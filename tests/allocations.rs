@@ -114,6 +114,7 @@ fn router(readers: &ReaderFactory, macs: &[MacAddr]) -> Router {
         cpus: None,
         adaptive: true,
         max_ports: 2,
+        flow_cache: 1024,
         heartbeat_timeout: Duration::from_millis(500),
         xdp_mode: None,
         max_queues: None,

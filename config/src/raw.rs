@@ -53,6 +53,7 @@ pub(crate) struct Workers {
     pub(crate) cpus: Option<List<i64>>,
     pub(crate) polling: Option<Text>,
     pub(crate) max_ports: Option<Number>,
+    pub(crate) flow_cache: Option<Number>,
     pub(crate) heartbeat_timeout_ms: Option<Number>,
 }
 
