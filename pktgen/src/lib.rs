@@ -212,7 +212,15 @@ impl Pktgen {
     }
 }
 
-/// Whether SIGINT or SIGTERM has asked for the end, since a generator was made.
+/// From now on SIGINT and SIGTERM end runs, not the program. Making a generator does the same.
+///
+/// # Errors
+/// The kernel's.
+pub fn catch_signals() -> std::io::Result<()> {
+    sys::catch_signals()
+}
+
+/// Whether SIGINT or SIGTERM has asked for the end, since signals are caught.
 pub fn is_interrupted() -> bool {
     sys::is_interrupted()
 }

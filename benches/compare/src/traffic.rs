@@ -15,6 +15,8 @@ pub(crate) enum End {
     Returned,
     /// Nobody takes them.
     Open,
+    /// Counted and dropped where they enter the node: the generator is measured alone.
+    Next,
 }
 
 pub(crate) fn generator(
@@ -29,7 +31,14 @@ pub(crate) fn generator(
         let pods = bed.shape.pods().map(|pod| (pod.interface(), bed.pods()));
         pods.collect::<Vec<_>>()
     };
+    let node_ends = || {
+        let pods = bed.shape.pods();
+        let pods = pods.map(|pod| (pod.host_interface(), bed.node()));
+        pods.collect::<Vec<_>>()
+    };
     let receivers = match (end, point.case) {
+        (End::Next, Case::Encap) => node_ends(),
+        (End::Next, Case::Decap) => vec![(UNDERLAY.to_owned(), bed.node())],
         (End::Open, _) => Vec::new(),
         (End::Counted, Case::Encap) => vec![(UNDERLAY.to_owned(), far.clone())],
         (End::Returned, _) | (End::Counted, Case::Decap) => pod_ends(),

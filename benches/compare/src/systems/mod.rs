@@ -2,6 +2,7 @@
 
 mod bare;
 mod kernel;
+mod ovs;
 mod programs;
 mod viaduct;
 mod xdp;
@@ -16,6 +17,8 @@ use viaduct_encap::{Tunnel, TunnelParams, Vni, ethernet};
 use crate::bed::{self, Bed};
 use crate::plan::{Case, Source};
 
+pub(crate) use programs::Reflector;
+
 /// Bytes that are pushed in front of a pod's packet.
 pub(crate) const OUTER_LEN: usize = 50;
 /// With its Ethernet header, which is another one in the tunnel.
@@ -26,23 +29,44 @@ pub(crate) const PUSHED_LEN: usize = 64;
 pub(crate) enum Kind {
     /// The kernel's VXLAN device, as flannel sets it up
     Kernel,
+    /// Open vSwitch's userspace datapath, with AF_XDP ports
+    Ovs,
     /// An AF_XDP forwarder that only pushes and pulls a fixed header
     Bare,
     /// Push and pull in XDP, with redirect
     Xdp,
     /// This router
     Viaduct,
+    /// This router with busy polling, at the base points only
+    ViaductBusy,
 }
 
 impl Kind {
-    pub(crate) const ALL: [Self; 4] = [Self::Kernel, Self::Bare, Self::Xdp, Self::Viaduct];
+    pub(crate) const ALL: [Self; 6] = [
+        Self::Kernel,
+        Self::Ovs,
+        Self::Bare,
+        Self::Xdp,
+        Self::Viaduct,
+        Self::ViaductBusy,
+    ];
 
     pub(crate) const fn name(self) -> &'static str {
         match self {
             Self::Kernel => "kernel",
+            Self::Ovs => "ovs",
             Self::Bare => "bare",
             Self::Xdp => "xdp",
             Self::Viaduct => "viaduct",
+            Self::ViaductBusy => "viaduct-busy",
+        }
+    }
+
+    /// Threads that forward packets and do nothing else; what has none works in the kernel's softirqs.
+    pub(crate) const fn workers(self) -> Option<u32> {
+        match self {
+            Self::Kernel | Self::Xdp => None,
+            Self::Ovs | Self::Bare | Self::Viaduct | Self::ViaductBusy => Some(1),
         }
     }
 }
@@ -54,6 +78,8 @@ pub(crate) struct Setup {
     pub(crate) viaduct: PathBuf,
     /// Where systems work that may choose.
     pub(crate) cpu: usize,
+    /// Where the generator works.
+    pub(crate) generator_cpu: usize,
     /// Which way packets come.
     pub(crate) source: Source,
 }
@@ -62,6 +88,11 @@ pub(crate) struct Setup {
 pub(crate) trait System {
     /// Packets that it says it has sent on, this way; none when it does not count.
     fn carried(&mut self, case: Case) -> anyhow::Result<Option<u64>>;
+
+    /// Whether counting takes seconds.
+    fn counts_slowly(&self) -> bool {
+        false
+    }
 
     /// What was not its doing although it runs, if anything: packets that something else carried.
     fn others(&mut self) -> anyhow::Result<u64> {
@@ -77,9 +108,11 @@ pub(crate) trait System {
 pub(crate) fn start(kind: Kind, bed: &Bed, setup: &Setup) -> anyhow::Result<Box<dyn System>> {
     Ok(match kind {
         Kind::Kernel => Box::new(kernel::Kernel::start(bed, setup)?),
+        Kind::Ovs => Box::new(ovs::OpenVswitch::start(bed, setup)?),
         Kind::Bare => Box::new(bare::Bare::start(bed, setup)?),
         Kind::Xdp => Box::new(xdp::XdpOnly::start(bed)?),
-        Kind::Viaduct => Box::new(viaduct::Viaduct::start(bed, setup)?),
+        Kind::Viaduct => Box::new(viaduct::Viaduct::start(bed, setup, "adaptive")?),
+        Kind::ViaductBusy => Box::new(viaduct::Viaduct::start(bed, setup, "busy")?),
     })
 }
 

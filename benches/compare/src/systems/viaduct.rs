@@ -27,7 +27,7 @@ pub(crate) struct Viaduct {
 }
 
 impl Viaduct {
-    pub(crate) fn start(bed: &Bed, setup: &Setup) -> anyhow::Result<Self> {
+    pub(crate) fn start(bed: &Bed, setup: &Setup, polling: &str) -> anyhow::Result<Self> {
         ensure!(
             setup.viaduct.exists(),
             "{} is missing: cargo build --release --bin viaduct",
@@ -35,7 +35,7 @@ impl Viaduct {
         );
         let folder = bed.folder.path().to_owned();
         let file = folder.join("node.toml");
-        fs::write(&file, configuration(bed, setup)?).context("its configuration")?;
+        fs::write(&file, configuration(bed, setup, polling)?).context("its configuration")?;
         let log = fs::File::create(folder.join("viaduct.log")).context("its log")?;
         let child = bed
             .command(&setup.viaduct.to_string_lossy())
@@ -131,10 +131,10 @@ impl Drop for Viaduct {
     }
 }
 
-fn configuration(bed: &Bed, setup: &Setup) -> anyhow::Result<String> {
+fn configuration(bed: &Bed, setup: &Setup, polling: &str) -> anyhow::Result<String> {
     let mut text = format!(
         "[node]\nname = \"{id}\"\n[underlay]\ninterface = \"{UNDERLAY}\"\n\
-         [workers]\ncount = 1\ncpus = [{cpu}]\n\
+         [workers]\ncount = 1\ncpus = [{cpu}]\npolling = \"{polling}\"\n\
          [runtime]\ndirectory = \"{folder}\"\nbpffs = \"{BPFFS}/{id}\"\n\
          [[networks]]\nname = \"default\"\nvni = {vni}\nport = {port}\nvtep_mac = \"{vtep}\"\n\
          pod_prefixes = [\"10.244.1.0/24\"]\ncluster_prefixes = [\"10.0.0.0/8\"]\n",
