@@ -130,8 +130,7 @@ fn tunnelled<'a>(packet: &'a [u8], point: &Point) -> anyhow::Result<&'a [u8]> {
         point.shape.routes > 1 || destination == bed::far(0),
         "the outer destination is {destination}"
     );
-    let sum = &packet[start - 2..start];
-    ensure!(sum == [0, 0], "the outer UDP checksum is not 0");
+    // The outer UDP checksum may be 0 or, on a veth, left to a NIC that is not there: nobody looks at it.
     let vxlan = &packet[start..start + VXLAN];
     ensure!(
         vxlan[0] == 8 && vxlan[4..7] == [0, 0, 1],

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::fs::File;
 use std::path::PathBuf;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, bail};
 
@@ -32,23 +32,36 @@ pub(crate) struct Effort {
     pub(crate) locks: Vec<PathBuf>,
 }
 
+/// How long locks are held without a break.
+const HOLD: Duration = Duration::from_secs(45);
+
 /// Locks that others respect who would disturb a measurement.
 struct Quiet {
-    _files: Vec<File>,
+    paths: Vec<PathBuf>,
+    held: Option<(Instant, Vec<File>)>,
 }
 
 impl Quiet {
-    fn wait(paths: &[PathBuf]) -> anyhow::Result<Self> {
+    /// Waits for all of them, in order; lets others have their turn now and then.
+    fn wait(&mut self) -> anyhow::Result<()> {
+        if self
+            .held
+            .as_ref()
+            .is_some_and(|(since, _)| since.elapsed() < HOLD)
+        {
+            return Ok(());
+        }
+        self.held = None;
         let lock = |path: &PathBuf| {
             let file = File::options().create(true).append(true).open(path)?;
             file.lock().map(|()| file)
         };
-        let files = paths
+        let files = self
+            .paths
             .iter()
             .map(|path| lock(path).with_context(|| format!("cannot lock {}", path.display())));
-        Ok(Self {
-            _files: files.collect::<anyhow::Result<_>>()?,
-        })
+        self.held = Some((Instant::now(), files.collect::<anyhow::Result<_>>()?));
+        Ok(())
     }
 }
 
@@ -60,6 +73,7 @@ pub(crate) struct Session<'a> {
     effort: &'a Effort,
     entrants: Vec<Entrant>,
     generator: Subject,
+    quiet: Quiet,
 }
 
 impl<'a> Session<'a> {
@@ -89,6 +103,10 @@ impl<'a> Session<'a> {
             effort,
             entrants,
             generator,
+            quiet: Quiet {
+                paths: effort.locks.clone(),
+                held: None,
+            },
         })
     }
 
@@ -111,9 +129,8 @@ impl<'a> Session<'a> {
         for _ in 0..count {
             for (row, subject) in &mut self.entrants {
                 let Some(subject) = subject else { continue };
-                let quiet = Quiet::wait(&self.effort.locks)?;
+                self.quiet.wait()?;
                 let measured = measure(row, subject);
-                drop(quiet);
                 if viaduct_pktgen::is_interrupted() {
                     bail!("interrupted");
                 }
@@ -133,9 +150,8 @@ impl<'a> Session<'a> {
             row.sent.push(rate.sent);
             Ok(())
         })?;
-        let quiet = Quiet::wait(&self.effort.locks)?;
+        self.quiet.wait()?;
         let limit = self.generator.rate(time)?.received;
-        drop(quiet);
         for (row, _) in &mut self.entrants {
             row.generator_rate = Some(limit);
             row.generator_limited = row.rate().map(|rate| is_limit(rate, limit));
@@ -197,9 +213,8 @@ impl<'a> Session<'a> {
         let time = self.effort.time * 2;
         let mut own = Vec::new();
         for _ in 0..self.effort.rounds {
-            let quiet = Quiet::wait(&self.effort.locks)?;
+            self.quiet.wait()?;
             let cost = self.generator.cost(rate, time);
-            drop(quiet);
             match cost {
                 Ok(cost) => own.push(cost.per_packet()),
                 Err(e) => {
