@@ -142,7 +142,7 @@ fn sentences(worse: &[String], better: usize, differences: &[String]) -> String 
     if better > 0 {
         let _ = writeln!(
             text,
-            "{better} cases take over {:.0} % less than the baseline says. Renew it, so that this is kept: \
+            "Cases that take over {:.0} % less than the baseline says: {better}. Renew it, so that this is kept: \
              ./dev bench counts --accept",
             TOLERANCE * 100.0
         );

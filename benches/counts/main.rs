@@ -134,7 +134,9 @@ fn count_all(
                     let count = least(name, number, &again);
                     let mut found = found.lock().expect("no thread has panicked");
                     match (count, found.as_mut()) {
-                        (Ok(count), Ok(all)) => drop(all.insert(name.clone(), count)),
+                        (Ok(count), Ok(all)) => {
+                            all.insert(name.clone(), count);
+                        }
                         (Err(error), Ok(_)) => *found = Err(error),
                         (_, Err(_)) => return,
                     }
