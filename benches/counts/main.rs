@@ -65,7 +65,7 @@ fn asked(words: &[String]) -> Result<Asked, String> {
             "--bench" => {}
             "--accept" => asked.accept = true,
             part if !part.starts_with('-') && asked.part.is_empty() => {
-                part.clone_into(&mut asked.part)
+                part.clone_into(&mut asked.part);
             }
             other => {
                 return Err(format!(
