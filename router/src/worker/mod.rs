@@ -10,6 +10,7 @@
 mod exceptions;
 mod handoff;
 mod io;
+mod pair;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -23,6 +24,7 @@ use self::handoff::Handoff;
 pub(crate) use self::handoff::{Mailbox, mailboxes};
 use self::io::{Io, Received};
 pub(crate) use self::io::{Link, MIN_QUOTA, RESERVE};
+pub use self::pair::HandoffPair;
 use crate::bpf::Beat;
 use crate::counters::WorkerCounters;
 use crate::flows::Side;
