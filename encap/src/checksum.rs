@@ -49,6 +49,25 @@ pub fn sum(bytes: &[u8]) -> u64 {
     u64::from(fold(total).to_be())
 }
 
+/// Whether an IPv4 header that is not all zeros has a sum of all ones (RFC 1071), that is one
+/// that 65,535 divides. Words of eight bytes in any byte order are added with their carries: 2^64
+/// leaves 1, as 2^16 does.
+#[inline(always)]
+pub fn is_sound(header: &[u8; 20]) -> bool {
+    let add = |a: u64, b: u64| {
+        let (sum, carry) = a.overflowing_add(b);
+        sum.wrapping_add(u64::from(carry))
+    };
+    let (words, rest) = header.as_chunks::<8>();
+    let sum = words
+        .iter()
+        .fold(0, |sum, word| add(sum, u64::from_ne_bytes(*word)));
+    let last = rest
+        .first_chunk()
+        .map_or(0, |last| u32::from_ne_bytes(*last));
+    add(sum, last.into()) % 0xffff == 0
+}
+
 /// Folds a sum to 16 bits, not complemented.
 #[inline]
 pub const fn fold(sum: u64) -> u16 {

@@ -229,9 +229,7 @@ impl<'a, S: Side> Pipeline<'a, S> {
         match result {
             Ok(decision) => {
                 if let Some(key) = key {
-                    state
-                        .flows
-                        .learn::<S>(looked, key, decision, frame.packet());
+                    state.flows.learn::<S>(key, decision, frame.packet());
                 }
                 Verdict::Send(decision.egress)
             }

@@ -135,7 +135,7 @@ impl Entry {
         let ip = ip.get(..usize::from(length))?;
         let field = usize::from(self.checksum_at);
         let checksum = <[u8; 2]>::try_from(ip.get(field..field.wrapping_add(2))?).ok()?;
-        if length > self.room || ttl <= 1 || !is_sound(header) {
+        if length > self.room || ttl <= 1 || !checksum::is_sound(header) {
             return None;
         }
         let is_partial = u16::from_be_bytes(checksum) == self.partial(length);
@@ -189,22 +189,8 @@ fn outer_end(packet: &[u8]) -> Option<usize> {
     let total = u16::from_be_bytes(at(outer, 16));
     let udp = u16::from_be_bytes(at(outer, 38));
     let end = usize::from(total).wrapping_add(ETHERNET);
-    let sound = is_sound(&at(outer, 14)) && total == udp.wrapping_add(20);
+    let sound = checksum::is_sound(&at(outer, 14)) && total == udp.wrapping_add(20);
     (sound && end <= packet.len()).then_some(end)
-}
-
-/// Whether an IPv4 header that is not all zeros has a sum of all ones (RFC 1071), that is one
-/// that 65,535 divides. Words of eight bytes in any byte order are added with their carries: 2^64
-/// leaves 1, as 2^16 does.
-#[inline(always)]
-fn is_sound(header: &[u8; 20]) -> bool {
-    let add = |a: u64, b: u64| {
-        let (sum, carry) = a.overflowing_add(b);
-        sum.wrapping_add(u64::from(carry))
-    };
-    let [a, b] = [0, 8].map(|n| u64::from_ne_bytes(at(header, n)));
-    let sum = add(add(a, b), u32::from_ne_bytes(at(header, 16)).into());
-    sum % 0xffff == 0
 }
 
 /// Folds the sum of two words, as [`checksum::fold`] does.

@@ -57,15 +57,29 @@ impl Side for FromUnderlay {
 /// Flows of one set: a flow is in any place of its set.
 const WAYS: usize = 8;
 
-/// Where the flow of a packet is kept, if it is: a place of its set among all places.
-#[derive(Clone, Copy, Debug, Default)]
+/// No entry has this place.
+const NOWHERE: u32 = u32::MAX;
+
+/// Where the flow of a packet is kept, in all probability; or [`NOWHERE`].
+#[derive(Clone, Copy, Debug)]
 pub(crate) struct Looked(u32);
 
-impl Looked {
-    /// The first place of the flow's set.
-    fn set(self) -> usize {
-        self.0 as usize & !(WAYS - 1)
+impl Default for Looked {
+    fn default() -> Self {
+        Self(NOWHERE)
     }
+}
+
+/// What is looked at before any entry.
+#[derive(Clone, Copy, Debug, Default)]
+#[repr(align(16))]
+struct Set {
+    /// Eight bits of each flow's hash, so that others' entries are seldom touched.
+    tags: [u8; WAYS],
+    /// The table that decided for those in it.
+    generation: u32,
+    /// Ways that are in use.
+    used: u32,
 }
 
 /// What the stages have decided for a packet.
@@ -82,8 +96,8 @@ pub(crate) struct Decision {
 /// The flows of one worker, or none.
 #[derive(Debug, Default)]
 pub(crate) struct Flows {
-    /// By set: eight bits of each flow's hash, so that a look-up seldom touches others' entries.
-    tags: Box<[[u8; WAYS]]>,
+    sets: Box<[Set]>,
+    /// [`WAYS`] for each set.
     entries: Box<[Entry]>,
     /// Secret, so that nobody can choose flows that fall into one set.
     seeds: [u64; 2],
@@ -106,7 +120,7 @@ impl Flows {
         let sets = flows.div_ceil(WAYS).next_power_of_two();
         let random = RandomState::new();
         Self {
-            tags: vec![[0; WAYS]; sets].into(),
+            sets: vec![Set::default(); sets].into(),
             entries: vec![Entry::default(); sets.saturating_mul(WAYS)].into(),
             seeds: [0, 1].map(|n: u64| random.hash_one(n)),
             epoch: u64::MAX,
@@ -131,6 +145,7 @@ impl Flows {
         if self.generation == 0 {
             // Once in 2^32 tables: entries must not be taken for those of long ago.
             self.entries.fill(Entry::default());
+            self.sets.fill(Set::default());
             self.generation = 1;
         }
     }
@@ -142,8 +157,10 @@ impl Flows {
         // A packet that is too short has no flow: it will not be found anywhere.
         let hash = key::hash_of::<S>(packet, self.seeds).unwrap_or(0);
         let set = set(hash) & self.mask;
-        let way = self.tags.get(set as usize);
-        let way = way.map_or(0, |tags| find(*tags, tag(hash)));
+        let tags = self.sets.get(set as usize).map(|set| set.tags);
+        let Some(way) = tags.and_then(|tags| find(tags, tag(hash))) else {
+            return Looked::default();
+        };
         let place = set.wrapping_mul(8).wrapping_add(way);
         if let Some(entry) = self.entries.get(place as usize) {
             // Read and not used: the processor goes on while it is fetched.
@@ -178,9 +195,11 @@ impl Flows {
         frame: &mut Frame<'_>,
         finished: &mut u64,
     ) -> Option<PortId> {
-        let set = looked.set();
-        let set = self.entries.get(set..set.checked_add(WAYS)?)?;
-        let entry = set.iter().find(|entry| self.is_of(entry, key))?;
+        // Without the first there is no second.
+        self.entries.get(looked.0 as usize)?;
+        let (set, tag) = self.place_of(key);
+        let way = self.way_of(set, tag, key)?;
+        let entry = self.entries.get(set.wrapping_mul(WAYS).wrapping_add(way))?;
         entry.apply::<S>(frame, finished)
     }
 
@@ -199,31 +218,52 @@ impl Flows {
     }
 
     /// Keeps what was decided for a packet that is now `packet`, its new header in front.
-    pub(crate) fn learn<S: Side>(
-        &mut self,
-        looked: Looked,
-        key: Key,
-        decision: Decision,
-        packet: &[u8],
-    ) {
+    pub(crate) fn learn<S: Side>(&mut self, key: Key, decision: Decision, packet: &[u8]) {
         let Some(entry) = Entry::new::<S>(key, self.generation, decision, packet) else {
             return;
         };
-        let set = looked.set();
-        let ways = self.entries.get(set..).and_then(<[_]>::first_chunk::<WAYS>);
-        let Some(ways) = ways else { return };
-        // Its own, if it has one that a packet could not use, else a free one, else the next's.
-        let own = ways.iter().position(|e| self.is_of(e, &key));
-        let free = || ways.iter().position(|e| e.generation != self.generation);
-        let way = own.or_else(free).unwrap_or(self.next & (WAYS - 1));
-        self.next = self.next.wrapping_add(1);
-        if let Some(to) = self.entries.get_mut(set.wrapping_add(way)) {
+        let (at, tag) = self.place_of(&key);
+        // Its own, if it has one that a packet could not use.
+        let own = self.way_of(at, tag, &key);
+        let Some(set) = self.sets.get_mut(at) else {
+            return;
+        };
+        if set.generation != self.generation {
+            (set.generation, set.used) = (self.generation, 0);
+        }
+        let way = own.unwrap_or_else(|| {
+            let used = set.used as usize;
+            if used < WAYS {
+                set.used = set.used.wrapping_add(1);
+                return used;
+            }
+            self.next = self.next.wrapping_add(1);
+            self.next & (WAYS - 1)
+        });
+        if let Some(to) = set.tags.get_mut(way) {
+            *to = tag;
+        }
+        let place = at.wrapping_mul(WAYS).wrapping_add(way);
+        if let Some(to) = self.entries.get_mut(place) {
             *to = entry;
         }
-        let tags = self.tags.get_mut(set / WAYS);
-        if let Some(to) = tags.and_then(|tags| tags.get_mut(way)) {
-            *to = tag(key.hash(self.seeds));
-        }
+    }
+
+    /// A flow's set, and its tag there.
+    fn place_of(&self, key: &Key) -> (usize, u8) {
+        let hash = key.hash(self.seeds);
+        ((set(hash) & self.mask) as usize, tag(hash))
+    }
+
+    /// A flow's way in its set, if it is kept.
+    fn way_of(&self, at: usize, tag: u8, key: &Key) -> Option<usize> {
+        let tags = self.sets.get(at)?.tags;
+        let first = at.wrapping_mul(WAYS);
+        let same = tags.iter().enumerate().filter(|(_, other)| **other == tag);
+        same.map(|(way, _)| way).find(|way| {
+            let entry = self.entries.get(first.wrapping_add(*way));
+            entry.is_some_and(|entry| self.is_of(entry, key))
+        })
     }
 }
 
@@ -239,13 +279,13 @@ fn tag(hash: u64) -> u8 {
     (hash >> 56) as u8
 }
 
-/// The first way that has this tag, or the last: all compared at once, as lanes of one word. A
-/// lane is zero where the tag is the same; taking one from it borrows from its highest bit.
+/// The first way that has this tag: all compared at once, as lanes of one word. A lane is zero
+/// where the tag is the same; taking one from it borrows from its highest bit.
 #[inline(always)]
-fn find(tags: [u8; WAYS], tag: u8) -> u32 {
+fn find(tags: [u8; WAYS], tag: u8) -> Option<u32> {
     const ONES: u64 = 0x0101_0101_0101_0101;
     let differences = u64::from_le_bytes(tags) ^ u64::from(tag).wrapping_mul(ONES);
     // Lanes above a zero one may be taken for zero, too: only the first counts.
     let zeros = differences.wrapping_sub(ONES) & !differences & ONES << 7;
-    (zeros | 1 << 63).trailing_zeros() / 8
+    (zeros != 0).then(|| zeros.trailing_zeros() / 8)
 }
