@@ -30,6 +30,7 @@ pub(crate) fn router_options(config: &Config) -> RouterOptions {
         workers: config.workers.count,
         cpus: config.workers.cpus.clone(),
         adaptive: config.workers.polling == Polling::Adaptive,
+        gather: config.workers.gather,
         max_ports: config.workers.max_ports,
         heartbeat_timeout: config.workers.heartbeat_timeout,
         xdp_mode: match config.underlay.xdp {

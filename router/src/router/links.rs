@@ -244,13 +244,10 @@ impl Router {
         links: Vec<Box<Link>>,
     ) -> Result<(), RouterError> {
         let workers = u32::try_from(self.workers.len()).unwrap_or(1);
-        for (index, (link, worker)) in (0u32..).zip(links.iter().zip(&self.workers)) {
+        for (index, link) in (0u32..).zip(&links) {
             for (nth, xsk) in (0u32..).zip(&link.queues) {
                 self.pinholes
                     .set_socket(base(port) + index + nth * workers, xsk.fd())?;
-                worker.shared.sleeper.watch(xsk.fd()).map_err(|e| {
-                    RouterError::new("cannot watch an AF_XDP socket", e.to_string())
-                })?;
             }
         }
         let underlay = self.attached(PortId::UNDERLAY).is_some();

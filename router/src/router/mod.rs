@@ -53,6 +53,9 @@ pub struct RouterOptions {
     pub cpus: Option<Vec<usize>>,
     /// Sleep when there is nothing to do; poll always otherwise.
     pub adaptive: bool,
+    /// While packets come fast, an adaptive worker that has none lets them gather for so long, below
+    /// a second; zero: it is woken for each.
+    pub gather: Duration,
     /// The most pod ports at a time.
     pub max_ports: usize,
     /// XDP falls back to the kernel when a worker was silent for so long.
@@ -183,6 +186,7 @@ impl Router {
                 .map(|worker| self.pinholes.beat(worker))
                 .collect(),
             adaptive: self.options.adaptive,
+            gather: self.options.gather,
             heartbeat_timeout: self.options.heartbeat_timeout,
         };
         let cpu = self
