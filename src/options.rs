@@ -32,6 +32,7 @@ pub(crate) fn router_options(config: &Config) -> RouterOptions {
         adaptive: config.workers.polling == Polling::Adaptive,
         gather: config.workers.gather,
         max_ports: config.workers.max_ports,
+        flow_cache: config.workers.flow_cache,
         heartbeat_timeout: config.workers.heartbeat_timeout,
         xdp_mode: match config.underlay.xdp {
             XdpMode::Auto => None,

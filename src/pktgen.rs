@@ -126,7 +126,10 @@ impl PktgenArgs {
         Ok(Plan {
             interfaces: self.interfaces.clone(),
             namespace: Namespace::new(self.netns.as_deref()),
-            receiver: receiver.map(|name| (name, Namespace::new(self.receive_netns.as_deref()))),
+            receivers: receiver
+                .map(|name| (name, Namespace::new(self.receive_netns.as_deref())))
+                .into_iter()
+                .collect(),
             engine: match self.engine {
                 EngineName::Frames => Engine::Frames,
                 EngineName::AfXdp => Engine::AfXdp,
@@ -142,6 +145,7 @@ impl PktgenArgs {
                 outer,
             },
             cpu: self.cpu,
+            sleepy: false,
         })
     }
 

@@ -27,7 +27,7 @@ pub(crate) fn status(view: &View<'_>) -> Value {
             "worker": index, "turns": w.turns, "waits": w.waits, "rx_packets": w.rx_packets,
             "tx_packets": w.tx_packets, "handed_over": w.handed_over, "taken_over": w.taken_over,
             "frames": w.frames, "free_frames": w.free_frames, "ring_frames": w.ring_frames,
-            "checksums_finished": w.checksums_finished, "short_fills": w.short_fills,
+            "checksums_finished": w.checksums_finished, "staged": w.staged, "short_fills": w.short_fills,
             "icmp_errors": w.icmp_errors, "icmp_errors_withheld": w.icmp_errors_withheld,
         })
     });
@@ -309,6 +309,7 @@ pub(crate) fn status_text(reply: &Value) -> String {
             ("SHORT FILLS", "short_fills"),
             ("ICMP ERRORS", "icmp_errors"),
             ("CHECKSUMS FINISHED", "checksums_finished"),
+            ("NOT FROM FLOW CACHE", "staged"),
         ],
     );
     out

@@ -115,6 +115,7 @@ fn router(readers: &ReaderFactory, macs: &[MacAddr]) -> Router {
         adaptive: true,
         gather: Duration::from_micros(25),
         max_ports: 2,
+        flow_cache: 1024,
         heartbeat_timeout: Duration::from_millis(500),
         xdp_mode: None,
         max_queues: None,

@@ -12,13 +12,18 @@ use ipnet::Ipv4Net;
 use viaduct_encap::checksum::{fold, pseudo_header, sum};
 use viaduct_encap::{IpPacket, ethernet};
 use viaduct_fib::{NetworkId, NextHop, NextHopState, PortId, Publisher, Reader, TunnelId, Update};
-use viaduct_router::{DropReason, Frame, Tick, Verdict, WorkerState, forward};
+use viaduct_router::{
+    DropReason, Frame, Pipeline, Prefetched, Side, Tick, Verdict, WorkerState, forward,
+    pod_pipeline, underlay_pipeline,
+};
 
 /// Packets that are forwarded at once.
 pub(crate) const BATCH: usize = 64;
 const FRAME_SIZE: usize = 2048;
 /// Where the kernel puts a packet: 256 bytes of its own, and our headroom.
 const START: usize = 384;
+/// Flows that a worker keeps.
+const FLOW_CACHE: usize = 131_072;
 /// Bytes that are put back between batches: outer and inner headers.
 const HEADERS: usize = 128;
 const OUTER: usize = 50;
@@ -60,10 +65,11 @@ pub(crate) struct Lane {
     state: WorkerState,
     area: Vec<u8>,
     headers: Vec<[u8; HEADERS]>,
+    ahead: Vec<Prefetched>,
     next: usize,
     len: usize,
     from: PortId,
-    verdict: Verdict,
+    expected: Outcome,
 }
 
 /// An address in the n-th prefix, a /28 from 16.0.0.0 on.
@@ -164,11 +170,11 @@ impl Case {
         }
     }
 
-    fn verdict(self) -> Verdict {
+    fn expected(self) -> Outcome {
         match self {
-            Self::Encapsulate | Self::EncapsulatePartial => Verdict::Send(PortId::UNDERLAY),
-            Self::Decapsulate | Self::Local => Verdict::Send(PORT),
-            Self::Drop => Verdict::Drop(DropReason::SpoofedSource),
+            Self::Encapsulate | Self::EncapsulatePartial => (BATCH, 0, 0),
+            Self::Decapsulate | Self::Local => (BATCH, BATCH * usize::from(PORT.0), 0),
+            Self::Drop => (0, 0, BATCH),
         }
     }
 }
@@ -198,13 +204,14 @@ impl Lane {
         let mut lane = Self {
             _publisher: publisher,
             reader,
-            state: WorkerState::default(),
+            state: WorkerState::new(FLOW_CACHE),
             area,
             headers: headers.collect(),
+            ahead: vec![Prefetched::default(); BATCH],
             next: 0,
             len: packet.len(),
             from: case.from(),
-            verdict: case.verdict(),
+            expected: case.expected(),
         };
         lane.restore();
         lane
@@ -223,11 +230,15 @@ impl Lane {
     /// Forwards the batch, as a worker's turn does.
     pub(crate) fn forward(&mut self) {
         let table = self.reader.load();
-        for chunk in self.area.chunks_exact_mut(FRAME_SIZE) {
-            let mut frame = Frame::new(chunk, START, self.len).expect("inside");
-            let verdict = forward(&table, &mut self.state, &mut frame, self.from, Tick(0));
-            assert_eq!(black_box(verdict), self.verdict);
-        }
+        let (ahead, area) = (&mut self.ahead, &mut self.area);
+        let sent = if self.from == PortId::UNDERLAY {
+            let pipeline = underlay_pipeline(&table, &mut self.state, Tick(0));
+            forward_all(pipeline, area, self.len, ahead)
+        } else {
+            let pipeline = pod_pipeline(&table, &mut self.state, self.from, Tick(0));
+            forward_all(pipeline, area, self.len, ahead)
+        };
+        assert_eq!(black_box(sent), self.expected);
     }
 
     /// The time that so many batches take, without putting headers back.
@@ -242,4 +253,32 @@ impl Lane {
         }
         time
     }
+}
+
+/// What became of a batch: packets sent, the sum of their ports, and packets dropped as spoofed.
+type Outcome = (usize, usize, usize);
+
+fn forward_all<S: Side>(
+    mut pipeline: Pipeline<'_, S>,
+    area: &mut [u8],
+    len: usize,
+    ahead: &mut [Prefetched],
+) -> Outcome {
+    for (chunk, ahead) in area.chunks_exact_mut(FRAME_SIZE).zip(&mut *ahead) {
+        let mut frame = Frame::new(chunk, START, len).expect("inside");
+        *ahead = pipeline.prefetch(&mut frame);
+    }
+    let (mut sent, mut ports, mut spoofed) = (0, 0, 0);
+    for (chunk, ahead) in area.chunks_exact_mut(FRAME_SIZE).zip(ahead) {
+        let mut frame = Frame::new(chunk, START, len).expect("inside");
+        match pipeline.forward(&mut frame, *ahead) {
+            Verdict::Send(port) => {
+                sent += 1;
+                ports += usize::from(port.0);
+            }
+            Verdict::Drop(DropReason::SpoofedSource) => spoofed += 1,
+            _ => {}
+        }
+    }
+    (sent, ports, spoofed)
 }

@@ -96,6 +96,8 @@ pub struct WorkersConfig {
     pub gather: Duration,
     /// The most pods that can be attached at a time, 1 to 1024.
     pub max_ports: usize,
+    /// Flows that each worker remembers, at most; 128 bytes each.
+    pub flow_cache: usize,
     /// How long XDP programs trust a worker that shows no life, 100 ms to 60 s.
     pub heartbeat_timeout: Duration,
 }

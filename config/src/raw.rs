@@ -54,6 +54,7 @@ pub(crate) struct Workers {
     pub(crate) polling: Option<Text>,
     pub(crate) gather_us: Option<Number>,
     pub(crate) max_ports: Option<Number>,
+    pub(crate) flow_cache: Option<Number>,
     pub(crate) heartbeat_timeout_ms: Option<Number>,
 }
 

@@ -15,6 +15,11 @@ use crate::ip::{Fragment, IpPacket, SCTP, TCP, UDP};
 /// compiler turns into vector additions.
 const BLOCK: usize = 32;
 
+/// Where TCP's checksum is (RFC 9293, section 3.1).
+const TCP_FIELD: usize = 16;
+/// Where UDP's is (RFC 768).
+const UDP_FIELD: usize = 6;
+
 /// Ones' complement sum of 16-bit words in network order, to be added to others
 /// and folded. An odd last byte counts as the high half of a word.
 #[inline]
@@ -123,8 +128,8 @@ pub fn finish_partial(ip: &mut [u8], packet: &IpPacket) -> Finish {
         return Finish::NotApplicable;
     };
     match packet.protocol {
-        TCP => finish_sum(l4, packet, 16),
-        UDP => finish_sum(l4, packet, 6),
+        TCP => finish_sum(l4, packet, TCP_FIELD),
+        UDP => finish_sum(l4, packet, UDP_FIELD),
         SCTP => finish_crc32c(l4),
         _ => Finish::NotApplicable,
     }
@@ -144,16 +149,22 @@ fn finish_sum(l4: &mut [u8], packet: &IpPacket, field: usize) -> Finish {
     if u16::from_be_bytes(*bytes) != partial {
         return Finish::Complete;
     }
+    finish(l4, field);
+    Finish::Finished
+}
+
+/// Finishes the checksum of a TCP or UDP packet, at `field`, which has the folded sum of the
+/// pseudo-header there.
+pub fn finish(l4: &mut [u8], field: usize) {
     // The field holds the pseudo-header's sum, so one sum over everything is
     // the whole checksum.
     let mut checksum = !fold(sum(l4));
-    if packet.protocol == UDP && checksum == 0 {
+    if field == UDP_FIELD && checksum == 0 {
         checksum = 0xffff; // RFC 768: zero means none
     }
     if let Some(bytes) = l4.get_mut(field..).and_then(<[u8]>::first_chunk_mut::<2>) {
         *bytes = checksum.to_be_bytes();
     }
-    Finish::Finished
 }
 
 /// SCTP's CRC32c (RFC 9260, appendix A) over the packet with a zero field,

@@ -1,6 +1,7 @@
 //! Frames from either side through `forward()` and, where it says so, on to an ICMP error or
 //! fragments; and what must be true of what comes out.
 
+use std::cell::RefCell;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use etherparse::{Ipv4Extensions, PacketBuilder, SlicedPacket, TransportSlice};
@@ -149,6 +150,11 @@ fn ones_complement_sum(bytes: &[u8]) -> u16 {
 }
 
 thread_local! {
+    /// Workers' states that last, by whether the way to the other node is known.
+    static WARM: RefCell<[WorkerState; 2]> = RefCell::new([WorkerState::new(1024), WorkerState::new(1024)]);
+}
+
+thread_local! {
     /// Node 1, its next hop resolved and not.
     static NODES: [(Publisher, Reader); 2] = [node(1, true), node(1, false)];
 }
@@ -203,6 +209,14 @@ fn check_with(input: &Input, reader: &Reader) -> Verdict {
     let verdict = forward(&reader.load(), &mut state, &mut at, ingress, Tick(0));
     let (start, len) = (at.start(), at.len());
     assert!(start + len <= CHUNK, "inside the chunk");
+    from_the_cache(
+        input,
+        reader,
+        ingress,
+        &before,
+        (verdict, start, len),
+        &after,
+    );
     let run = Run {
         before,
         after,
@@ -242,6 +256,29 @@ fn check_with(input: &Input, reader: &Reader) -> Verdict {
         Verdict::Drop(_) => {}
     }
     verdict
+}
+
+/// A worker that has seen other packets, and this one, does the same to it.
+fn from_the_cache(
+    input: &Input,
+    reader: &Reader,
+    ingress: PortId,
+    before: &[u8],
+    expected: (Verdict, usize, usize),
+    after: &[u8],
+) {
+    WARM.with_borrow_mut(|states| {
+        let state = &mut states[usize::from(input.resolved)];
+        for _ in 0..2 {
+            let mut chunk = before.to_vec();
+            let len = input.on_the_wire().len();
+            let mut frame = Frame::new(&mut chunk, HEADROOM, len).expect("inside");
+            let verdict = forward(&reader.load(), state, &mut frame, ingress, Tick(0));
+            assert_eq!((verdict, frame.start(), frame.len()), expected);
+            let sent = expected.1..expected.1 + expected.2;
+            assert_eq!(chunk[sent.clone()], after[sent], "as without a cache");
+        }
+    });
 }
 
 fn is_pods(address: IpAddr) -> bool {

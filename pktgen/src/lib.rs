@@ -49,13 +49,16 @@ pub struct Plan {
     /// Where they are.
     pub namespace: Namespace,
     /// Where packets are counted, and in which namespace.
-    pub receiver: Option<(String, Namespace)>,
+    pub receivers: Vec<(String, Namespace)>,
     /// The way to send.
     pub engine: Engine,
     /// What to send.
     pub traffic: Traffic,
     /// Processor of the sending thread.
     pub cpu: Option<usize>,
+    /// Sleep while nothing is due, for at most as long as a batch takes. Only AF_XDP can: what sends frames
+    /// is always busy.
+    pub sleepy: bool,
 }
 
 /// A generator that is ready to run.
@@ -87,7 +90,7 @@ impl Pktgen {
         })?;
         plan.traffic.check(&origins)?;
         let mut programs = Programs::load(run, &plan.traffic, &origins)?;
-        if let Some((name, namespace)) = &plan.receiver {
+        for (name, namespace) in &plan.receivers {
             programs.attach(name, namespace)?;
         }
         let sockets = plan.namespace.with(|| match plan.engine {
@@ -127,7 +130,7 @@ impl Pktgen {
         let (namespace, cpu) = (self.plan.namespace.clone(), self.plan.cpu);
         let (programs, sent) = (&self.programs, &self.sent);
         let sockets = self.sockets.as_mut();
-        let engine = self.plan.engine;
+        let (engine, sleepy) = (self.plan.engine, self.plan.sleepy);
         let counts = || snapshot(engine, programs, sent);
         let ready = std::sync::OnceLock::new();
         std::thread::scope(|scope| {
@@ -138,7 +141,7 @@ impl Pktgen {
                 }
                 let _ = ready.set(sys::Thread::current());
                 match sockets {
-                    Some(sockets) => sockets.generate(interval, &stop, sent),
+                    Some(sockets) => sockets.generate(interval, sleepy, &stop, sent),
                     None => programs.generate()?,
                 }
                 Ok(())
@@ -172,7 +175,7 @@ impl Pktgen {
         Ok(Outcome::new(
             rate,
             counted,
-            self.plan.receiver.is_some(),
+            !self.plan.receivers.is_empty(),
             &latencies.collect::<Vec<_>>(),
             sys::is_interrupted(),
         ))
@@ -207,6 +210,19 @@ impl Pktgen {
         }
         self.snapshot()
     }
+}
+
+/// From now on SIGINT and SIGTERM end runs, not the program. Making a generator does the same.
+///
+/// # Errors
+/// The kernel's.
+pub fn catch_signals() -> std::io::Result<()> {
+    sys::catch_signals()
+}
+
+/// Whether SIGINT or SIGTERM has asked for the end, since signals are caught.
+pub fn is_interrupted() -> bool {
+    sys::is_interrupted()
 }
 
 /// Keeps the thread on a processor.

@@ -31,7 +31,10 @@ impl Namespace {
     }
 
     /// Takes the thread into it.
-    pub(crate) fn enter(&self) -> anyhow::Result<()> {
+    ///
+    /// # Errors
+    /// When there is no such namespace.
+    pub fn enter(&self) -> anyhow::Result<()> {
         let Some(path) = &self.0 else {
             return Ok(());
         };
@@ -42,7 +45,10 @@ impl Namespace {
     }
 
     /// Does something in it, by another thread.
-    pub(crate) fn with<R: Send>(
+    ///
+    /// # Errors
+    /// When there is no such namespace, and those of `work`.
+    pub fn with<R: Send>(
         &self,
         work: impl FnOnce() -> anyhow::Result<R> + Send,
     ) -> anyhow::Result<R> {

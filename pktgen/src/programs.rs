@@ -58,7 +58,7 @@ pub(crate) type Latencies = Vec<u64>;
 /// The loaded programs.
 pub(crate) struct Programs {
     ebpf: Ebpf,
-    link: Option<FdLink>,
+    links: Vec<FdLink>,
     /// A frame to begin with, as long as the longest.
     frame: Vec<u8>,
 }
@@ -89,7 +89,7 @@ impl Programs {
             .context("cannot load the XDP programs: is this root, and a kernel with BTF?")?;
         let mut programs = Self {
             ebpf,
-            link: None,
+            links: Vec::new(),
             frame: Vec::new(),
         };
         for name in ["generate", "receive"] {
@@ -158,7 +158,7 @@ impl Programs {
                 format!("cannot receive on {name}: another XDP program may be attached to it")
             })
         })?;
-        self.link = Some(link);
+        self.links.push(link);
         Ok(())
     }
 

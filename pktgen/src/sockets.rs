@@ -14,6 +14,8 @@ const FRAME_SIZE: u32 = 2048;
 const RING: u32 = 512;
 /// Packets between two looks at the clock and the rings.
 const BATCH: usize = 64;
+/// How long a sleepy generator sleeps at most.
+const LONGEST_PAUSE: Duration = Duration::from_micros(500);
 /// How long frames may take to come back in the end.
 const PATIENCE: Duration = Duration::from_millis(200);
 
@@ -86,7 +88,7 @@ impl Sockets {
     }
 
     /// Sends until told to stop, a packet each `interval` (1/256 ns; 0: flat out).
-    pub(crate) fn generate(&mut self, interval: u64, stop: &AtomicBool, sent: &Sent) {
+    pub(crate) fn generate(&mut self, interval: u64, sleepy: bool, stop: &AtomicBool, sent: &Sent) {
         let backlog = interval.saturating_mul(BATCH as u64);
         let mut next = 0;
         sent.first.store(0, Ordering::Relaxed);
@@ -105,16 +107,20 @@ impl Sockets {
                 packets += 1;
                 bytes += u64::from(length);
             }
-            if packets == 0 {
-                std::hint::spin_loop();
-                continue;
-            }
+            // Also what an earlier call left, when the socket had as much under way as it may.
             for socket in self
                 .queues
                 .iter_mut()
                 .filter_map(|s| s.unsent().then_some(s))
             {
                 socket.flush();
+            }
+            if packets == 0 {
+                match sleepy {
+                    true => std::thread::sleep(pause(interval)),
+                    false => std::hint::spin_loop(),
+                }
+                continue;
             }
             if sent.first.load(Ordering::Relaxed) == 0 {
                 sent.first.store(time, Ordering::Relaxed);
@@ -175,6 +181,11 @@ impl Sockets {
         self.turn = (self.turn + 1) % self.pattern.len();
         Some(header.length)
     }
+}
+
+/// Half of what a batch takes at this interval (1/256 ns): what is missed meanwhile is made up for.
+fn pause(interval: u64) -> Duration {
+    Duration::from_nanos(interval.saturating_mul(BATCH as u64 / 2) >> 8).min(LONGEST_PAUSE)
 }
 
 /// The headers of a flow's packet, as `generate` of pktgen.bpf.c writes them.

@@ -70,6 +70,7 @@ pub(crate) struct WorkerCounters {
     pub(crate) ring_frames: Counter,
     pub(crate) frames: u64,
     pub(crate) checksums_finished: Counter,
+    pub(crate) staged: Counter,
     pub(crate) short_fills: Counter,
     pub(crate) handed_over: Counter,
     pub(crate) taken_over: Counter,
@@ -96,6 +97,7 @@ impl WorkerCounters {
             ring_frames: Counter::default(),
             frames,
             checksums_finished: Counter::default(),
+            staged: Counter::default(),
             short_fills: Counter::default(),
             handed_over: Counter::default(),
             taken_over: Counter::default(),
@@ -163,6 +165,9 @@ pub struct WorkerTotals {
     pub ring_frames: u64,
     /// Transport checksums finished.
     pub checksums_finished: u64,
+    /// Packets that went through all stages of forwarding, as nothing was known of their flows;
+    /// the others were answered by the flow cache.
+    pub staged: u64,
     /// Times that a fill ring got fewer frames than its quota because none were
     /// free.
     pub short_fills: u64,
@@ -260,6 +265,7 @@ pub(crate) fn worker_totals(w: &WorkerCounters) -> WorkerTotals {
         free_frames: w.free_frames.get(),
         ring_frames: w.ring_frames.get(),
         checksums_finished: w.checksums_finished.get(),
+        staged: w.staged.get(),
         short_fills: w.short_fills.get(),
         icmp_errors: w.icmp_errors.get(),
         icmp_errors_withheld: w.icmp_errors_withheld.get(),

@@ -12,6 +12,7 @@
     clippy::panic
 )]
 
+use std::marker::PhantomData;
 use std::net::IpAddr;
 
 use viaduct_encap::ethernet::{self, Ethernet};
@@ -21,6 +22,7 @@ use viaduct_encap::{
 };
 use viaduct_fib::{Fib, Network, NetworkId, NextHopState, Port, PortId, slot};
 
+use crate::flows::{Decision, Flows, FromPod, FromUnderlay, Looked, Side};
 use crate::frame::Frame;
 use crate::limit::{Direction, Limiter};
 use crate::reason::DropReason;
@@ -35,8 +37,32 @@ pub const DEFAULT_NETWORK: NetworkId = NetworkId(0);
 pub struct WorkerState {
     /// Transport checksums that were finished here.
     pub checksums_finished: u64,
+    /// Packets that went through all stages: nothing was known of their flows.
+    pub staged: u64,
+    flows: Flows,
     /// What limited ports have had, shared with other workers.
-    pub(crate) limiter: Limiter,
+    limiter: Limiter,
+}
+
+impl WorkerState {
+    /// With a cache of so many flows, rounded up to a power of two (128 bytes each); none, if 0.
+    ///
+    /// What is cached is of one table, told by its epoch: use a state with one
+    /// [`Reader`](viaduct_fib::Reader)'s tables only.
+    pub fn new(flows: usize) -> Self {
+        Self {
+            flows: Flows::new(flows),
+            ..Self::default()
+        }
+    }
+
+    /// As [`new`](Self::new), with the rates that all workers share.
+    pub(crate) fn with_limiter(flows: usize, limiter: Limiter) -> Self {
+        Self {
+            limiter,
+            ..Self::new(flows)
+        }
+    }
 }
 
 /// What becomes of a frame.
@@ -98,10 +124,10 @@ struct Inner {
 
 /// Decides about one frame and rewrites it in place.
 ///
-/// Stages, from a pod: parse, source check, [flow lookup, service translation,
-/// egress policy], route, encapsulate. From the underlay: outer check,
-/// decapsulate, [un-translate, ingress policy], deliver. Those in brackets are
-/// empty today.
+/// Stages, from a pod: parse, source check, [service translation, egress policy],
+/// route, encapsulate. From the underlay: outer check, decapsulate,
+/// [un-translate, ingress policy], deliver. Those in brackets are empty today.
+/// What they have decided for a flow is done to its next packets without them.
 #[inline]
 pub fn forward(
     fib: &Fib,
@@ -110,16 +136,113 @@ pub fn forward(
     ingress: PortId,
     tick: Tick,
 ) -> Verdict {
-    let result = if ingress == PortId::UNDERLAY {
-        from_underlay(fib, state, frame)
+    if ingress == PortId::UNDERLAY {
+        one(&mut underlay_pipeline(fib, state, tick), frame)
     } else {
-        from_pod(fib, state, frame, ingress, tick)
-    };
-    match result {
-        Ok(port) => Verdict::Send(port),
-        Err(verdict) => verdict,
+        one(&mut pod_pipeline(fib, state, ingress, tick), frame)
     }
 }
+
+fn one<S: Side>(pipeline: &mut Pipeline<'_, S>, frame: &mut Frame<'_>) -> Verdict {
+    let prefetched = pipeline.prefetch(frame);
+    pipeline.forward(frame, prefetched)
+}
+
+/// [`forward`] for a batch of frames from one side, by one table and at one time.
+pub struct Pipeline<'a, S> {
+    fib: &'a Fib,
+    state: &'a mut WorkerState,
+    ingress: PortId,
+    tick: Tick,
+    _side: PhantomData<S>,
+}
+
+/// For frames from a pod.
+pub fn pod_pipeline<'a>(
+    fib: &'a Fib,
+    state: &'a mut WorkerState,
+    ingress: PortId,
+    tick: Tick,
+) -> Pipeline<'a, FromPod> {
+    Pipeline::new(fib, state, ingress, tick)
+}
+
+/// For frames from the underlay.
+pub fn underlay_pipeline<'a>(
+    fib: &'a Fib,
+    state: &'a mut WorkerState,
+    tick: Tick,
+) -> Pipeline<'a, FromUnderlay> {
+    Pipeline::new(fib, state, PortId::UNDERLAY, tick)
+}
+
+impl<'a, S: Side> Pipeline<'a, S> {
+    #[inline(always)]
+    fn new(fib: &'a Fib, state: &'a mut WorkerState, ingress: PortId, tick: Tick) -> Self {
+        state.flows.follow(fib.epoch());
+        Self {
+            fib,
+            state,
+            ingress,
+            tick,
+            _side: PhantomData,
+        }
+    }
+
+    /// Looks the flow of a frame up and begins to fetch what is known of it. Done for a whole
+    /// batch before the first of it is forwarded, it makes the batch wait for memory once.
+    #[inline(always)]
+    pub fn prefetch(&mut self, frame: &mut Frame<'_>) -> Prefetched {
+        Prefetched(self.state.flows.look_up::<S>(frame.packet()))
+    }
+
+    /// Decides about a frame that was [`prefetch`](Self::prefetch)ed and has not changed since.
+    #[inline(always)]
+    pub fn forward(&mut self, frame: &mut Frame<'_>, prefetched: Prefetched) -> Verdict {
+        let finished = &mut self.state.checksums_finished;
+        let flows = &self.state.flows;
+        match flows.answer::<S>(prefetched.0, frame, self.ingress, finished) {
+            Some(egress) => Verdict::Send(egress),
+            None => self.stages(frame, prefetched.0),
+        }
+    }
+
+    /// All stages, for a packet whose flow is not known, or that is not as its flow's others.
+    #[inline(never)]
+    fn stages(&mut self, frame: &mut Frame<'_>, looked: Looked) -> Verdict {
+        let (fib, ingress, tick) = (self.fib, self.ingress, self.tick);
+        let state = &mut *self.state;
+        let key = state.flows.key::<S>(frame.packet(), ingress);
+        if let Some(key) = &key {
+            let finished = &mut state.checksums_finished;
+            let egress = state.flows.answer_other::<S>(looked, key, frame, finished);
+            if let Some(egress) = egress {
+                return Verdict::Send(egress);
+            }
+        }
+        state.staged = state.staged.wrapping_add(1);
+        let result = if S::UNDERLAY {
+            from_underlay(fib, state, frame)
+        } else {
+            from_pod(fib, state, frame, ingress, tick)
+        };
+        match result {
+            Ok(decision) => {
+                if let Some(key) = key {
+                    state
+                        .flows
+                        .learn::<S>(looked, key, decision, frame.packet());
+                }
+                Verdict::Send(decision.egress)
+            }
+            Err(verdict) => verdict,
+        }
+    }
+}
+
+/// A frame whose flow was looked up.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Prefetched(Looked);
 
 #[inline(always)]
 fn from_pod(
@@ -128,7 +251,7 @@ fn from_pod(
     frame: &mut Frame<'_>,
     ingress: PortId,
     tick: Tick,
-) -> Stage<PortId> {
+) -> Stage<Decision> {
     let sent = frame.len();
     let port = fib.port(ingress).ok_or(DropReason::UnknownPort)?;
     if Ethernet::parse(frame.packet()).is_some_and(|sent| sent.source != port.mac) {
@@ -150,7 +273,7 @@ fn route_from_pod<V: Version>(
     port: &Port,
     sent: usize,
     tick: Tick,
-) -> Stage<PortId> {
+) -> Stage<Decision> {
     let inner = parse::<V>(frame, port.network)?;
     // Source check: what a pod sends carries one of its own addresses.
     if fib.local(port.network, inner.ip.src) != Some(ingress) {
@@ -163,11 +286,16 @@ fn route_from_pod<V: Version>(
     }
     let network = fib.network(port.network).ok_or(DropReason::UnknownVni)?;
     let way = route(fib, &inner)?;
-    transmit(state, frame, &inner, network, &way)
+    let decision = transmit(state, frame, &inner, network, &way)?;
+    Ok(Decision {
+        // What a limited pod sends is measured packet by packet.
+        lasting: rate.is_none(),
+        ..decision
+    })
 }
 
 #[inline(always)]
-fn from_underlay(fib: &Fib, state: &mut WorkerState, frame: &mut Frame<'_>) -> Stage<PortId> {
+fn from_underlay(fib: &Fib, state: &mut WorkerState, frame: &mut Frame<'_>) -> Stage<Decision> {
     let outer = Outer::parse(frame.packet()).map_err(|_| DropReason::BadOuter)?;
     let network_id = fib
         .network_by_vni(outer.vni)
@@ -197,7 +325,7 @@ fn deliver<V: Version>(
     network_id: NetworkId,
     network: &Network,
     outer: &Outer,
-) -> Stage<PortId> {
+) -> Stage<Decision> {
     let inner = parse::<V>(frame, network_id)?;
     check_origin(fib, network_id, outer, &inner.ip)?;
     let Some(egress) = fib.local(network_id, inner.ip.dst) else {
@@ -413,7 +541,7 @@ fn transmit(
     inner: &Inner,
     network: &Network,
     way: &Way<'_>,
-) -> Stage<PortId> {
+) -> Stage<Decision> {
     let mtu = match way {
         Way::Local(_, port) => port.mtu,
         Way::Tunnel(tunnel) => tunnel.room(network.underlay_mtu),
@@ -423,7 +551,12 @@ fn transmit(
     }
     take_hop(frame, inner.network)?;
     finish_checksum(state, frame.packet(), &inner.ip);
-    write_link_headers(frame, inner, way)
+    let egress = write_link_headers(frame, inner, way)?;
+    Ok(Decision {
+        egress,
+        room: mtu,
+        lasting: true,
+    })
 }
 
 #[inline(always)]

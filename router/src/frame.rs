@@ -23,8 +23,9 @@ impl<'a> Frame<'a> {
     /// The packet.
     #[inline]
     pub fn packet(&mut self) -> &mut [u8] {
-        let end = self.start.saturating_add(self.len);
-        self.chunk.get_mut(self.start..end).unwrap_or_default()
+        let packet = self.chunk.get_mut(self.start..);
+        let packet = packet.and_then(|packet| packet.get_mut(..self.len));
+        packet.unwrap_or_default()
     }
 
     /// Bytes from the chunk's start to the packet.
@@ -52,14 +53,13 @@ impl<'a> Frame<'a> {
         self.chunk.get_mut(self.start..).unwrap_or_default()
     }
 
-    /// The packet is now the `len` bytes at `start` of the chunk; `None`, and
+    /// The packet is now the `len` bytes at `start` of the chunk, which are returned; `None`, and
     /// nothing changes, when they do not lie inside.
-    pub fn place(&mut self, start: usize, len: usize) -> Option<()> {
-        if start.checked_add(len)? > self.chunk.len() {
-            return None;
-        }
+    #[inline]
+    pub fn place(&mut self, start: usize, len: usize) -> Option<&mut [u8]> {
+        let packet = self.chunk.get_mut(start..)?.get_mut(..len)?;
         (self.start, self.len) = (start, len);
-        Some(())
+        Some(packet)
     }
 
     /// Adds `bytes` of headroom to the packet's front; `None`, and nothing

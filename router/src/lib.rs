@@ -11,6 +11,7 @@ mod attach;
 mod bpf;
 mod counters;
 mod error;
+mod flows;
 mod forward;
 mod frame;
 mod limit;
@@ -26,8 +27,10 @@ pub use attach::{pinned_programs, remove_pins};
 pub use bpf::{Outcomes, XdpMode};
 pub use counters::{PortTotals, SocketTotals, WorkerTotals};
 pub use error::RouterError;
+pub use flows::{FromPod, FromUnderlay, Side};
 pub use forward::{
-    DEFAULT_NETWORK, Exception, Verdict, WorkerState, answer, forward, originate, prepare_fragments,
+    DEFAULT_NETWORK, Exception, Pipeline, Prefetched, Verdict, WorkerState, answer, forward,
+    originate, pod_pipeline, prepare_fragments, underlay_pipeline,
 };
 pub use frame::{Frame, MAX_MTU};
 pub use reason::DropReason;

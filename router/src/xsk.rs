@@ -440,7 +440,7 @@ impl Xsk {
 
     /// The next received packet.
     #[inline]
-    pub(crate) fn receive(&mut self, area: &Area) -> Option<Packet> {
+    pub fn receive(&mut self, area: &Area) -> Option<Packet> {
         let desc = self.rx.take()?;
         self.receiving = self.receiving.wrapping_sub(1);
         let frame = area.owned(desc.addr)?;
@@ -458,7 +458,7 @@ impl Xsk {
 
     /// Gives the slots of received packets back to the kernel.
     #[inline]
-    pub(crate) fn receive_done(&mut self) {
+    pub fn receive_done(&mut self) {
         self.rx.release();
     }
 
@@ -561,7 +561,7 @@ impl Xsk {
 
     /// Frames that wait in the fill ring.
     #[inline]
-    pub(crate) fn filled(&mut self) -> u32 {
+    pub fn filled(&mut self) -> u32 {
         self.fill.queued()
     }
 
@@ -572,15 +572,22 @@ impl Xsk {
         clippy::needless_pass_by_value,
         reason = "the ring owns the frame from here on"
     )]
-    pub(crate) fn fill(&mut self, area: &Area, frame: FrameId) {
+    pub fn fill(&mut self, area: &Area, frame: FrameId) {
         self.receiving = self.receiving.wrapping_add(1);
         self.fill
             .put(u64::from(frame.0).wrapping_mul(u64::from(area.frame_size)));
     }
 
+    /// Shows the kernel what [`fill`](Self::fill) has given it.
     #[inline]
-    pub(crate) fn fill_done(&mut self) {
+    pub fn fill_done(&mut self) {
         self.fill.publish();
+    }
+}
+
+impl AsRawFd for Xsk {
+    fn as_raw_fd(&self) -> RawFd {
+        self.fd
     }
 }
 

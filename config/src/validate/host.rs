@@ -143,6 +143,13 @@ pub(super) fn workers(raw: &Workers, problems: &mut Problems<'_>) -> WorkersConf
         gather: Duration::from_micros(gather.unwrap_or(25)),
         max_ports: number(raw.max_ports.as_ref(), "max_ports", &(1..=1024), problems)
             .unwrap_or(110),
+        flow_cache: number(
+            raw.flow_cache.as_ref(),
+            "flow_cache",
+            &(0..=4_194_304),
+            problems,
+        )
+        .unwrap_or(131_072),
         heartbeat_timeout: Duration::from_millis(timeout.unwrap_or(500)),
     }
 }

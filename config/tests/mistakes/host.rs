@@ -148,6 +148,12 @@ fn workers_and_runtime() {
         Case(
             9,
             "max_ports = 3",
+            "flow_cache = -1",
+            &["`flow_cache`", "0 to 4194304"],
+        ),
+        Case(
+            9,
+            "max_ports = 3",
             "heartbeat_timeout_ms = 99",
             &["100 to 60000"],
         ),

@@ -58,6 +58,8 @@ pub struct RouterOptions {
     pub gather: Duration,
     /// The most pod ports at a time.
     pub max_ports: usize,
+    /// Flows that each worker remembers, 128 bytes each; 0: none.
+    pub flow_cache: usize,
     /// XDP falls back to the kernel when a worker was silent for so long.
     pub heartbeat_timeout: Duration,
     /// `None`: native where the driver has it, generic else.
@@ -180,6 +182,7 @@ impl Router {
             area,
             frames,
             ports,
+            flows: self.options.flow_cache,
             limiter: self.limiter.clone(),
             tun: Arc::clone(&self.tun),
             beats: (0..self.options.workers)

@@ -1,0 +1,187 @@
+//! Side-by-side measurements: Viaduct, the kernel's VXLAN device, Open vSwitch, and two ceilings.
+//!
+//! Each system has namespaces of its own of one shape, and the same generator; they take turns, and whoever does not
+//! have its turn is stopped.
+#![forbid(unsafe_code)]
+
+mod bed;
+mod check;
+mod cpu;
+mod machine;
+mod measure;
+mod page;
+mod plan;
+mod report;
+mod session;
+mod systems;
+mod traffic;
+mod watchdog;
+
+use std::fs;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use anyhow::{Context, ensure};
+use plan::{Case, Point, Source};
+use report::Row;
+use session::{Effort, Session};
+use systems::{Kind, Setup};
+
+/// Measures data planes side by side, in network namespaces of this machine.
+#[derive(clap::Parser, Debug)]
+pub struct Options {
+    /// The systems to compare
+    #[arg(long, value_enum, value_delimiter = ',', default_values_t = Kind::ALL)]
+    systems: Vec<Kind>,
+    /// Which ways through the node
+    #[arg(long, value_enum, value_delimiter = ',', default_values_t = Case::ALL)]
+    cases: Vec<Case>,
+    /// What arrives at the node
+    #[arg(long, value_enum, value_delimiter = ',', default_values_t = Source::ALL)]
+    sources: Vec<Source>,
+    /// The base points only: 64 bytes, one flow, one route, one pod
+    #[arg(long)]
+    base: bool,
+    /// The base points only, three repeats, no search for NDR
+    #[arg(long)]
+    short: bool,
+    /// How often the highest rate is measured: the median counts. [default: 7, in a short run 3]
+    #[arg(long)]
+    repeats: Option<u32>,
+    /// How often the rest is measured, at the base points; at others once. [default: 3]
+    #[arg(long)]
+    rounds: Option<u32>,
+    /// Seconds that one measurement of the highest rate takes; of others, twice as many
+    #[arg(long, default_value_t = 0.5)]
+    seconds: f64,
+    /// The processor where systems forward that may choose
+    #[arg(long, default_value_t = 0)]
+    cpu: usize,
+    /// The processor that sends
+    #[arg(long, default_value_t = 1)]
+    generator_cpu: usize,
+    /// The router's program
+    #[arg(long, default_value = "target/release/viaduct")]
+    viaduct: PathBuf,
+    /// Where the report goes
+    #[arg(long, default_value = "target/bench")]
+    output: PathBuf,
+    /// Files that are locked while anything is measured, one after the other: others who lock them do not disturb
+    #[arg(long = "lock")]
+    locks: Vec<PathBuf>,
+}
+
+impl Options {
+    fn points(&self) -> Vec<Point> {
+        let of = |&case: &Case| {
+            if self.short || self.base {
+                Point::bases(case)
+            } else {
+                Point::all(case)
+            }
+        };
+        let points = self.cases.iter().flat_map(of);
+        points
+            .filter(|p| self.sources.contains(&p.source))
+            .collect()
+    }
+
+    fn effort(&self, point: &Point) -> Effort {
+        let repeats = self.repeats.unwrap_or(if self.short { 3 } else { 7 });
+        let rounds = if point.is_base() {
+            self.rounds.unwrap_or(3)
+        } else {
+            1
+        };
+        Effort {
+            repeats,
+            rounds,
+            search: !self.short,
+            time: Duration::from_secs_f64(self.seconds),
+            locks: self.locks.clone(),
+        }
+    }
+
+    fn check(&self) -> anyhow::Result<()> {
+        ensure!(
+            (0.05..=60.0).contains(&self.seconds),
+            "{} seconds: 0.05 to 60 are possible",
+            self.seconds
+        );
+        ensure!(
+            self.repeats != Some(0) && self.rounds != Some(0),
+            "at least one repeat is needed"
+        );
+        Ok(())
+    }
+}
+
+/// Measures, prints a table and writes the report.
+///
+/// A system that does not run has rows that say why. A signal ends it early, with the report of what is done.
+///
+/// # Errors
+/// When no bed can be made, or the report cannot be written.
+pub fn run(options: &Options) -> anyhow::Result<()> {
+    options.check()?;
+    viaduct_pktgen::catch_signals().context("signals")?;
+    let machine = machine::describe(&options.viaduct);
+    let mut rows = Vec::new();
+    let mut complete = true;
+    let points = options.points();
+    for (n, point) in (1..).zip(&points) {
+        eprintln!("{n} of {}: {point}", points.len());
+        match side_by_side(options, point) {
+            Ok(measured) => rows.extend(measured),
+            Err(_) if viaduct_pktgen::is_interrupted() => {
+                complete = false;
+                break;
+            }
+            Err(e) => return Err(e.context(format!("cannot measure {point}"))),
+        }
+        write(options, &rows, &machine, n == points.len())?;
+    }
+    print!("{}", report::table(&rows));
+    println!(
+        "\nthe report: {}, {}",
+        options.output.join("report.json").display(),
+        options.output.join("report.html").display()
+    );
+    ensure!(complete, "interrupted: the report has what was done before");
+    Ok(())
+}
+
+fn write(
+    options: &Options,
+    rows: &[Row],
+    machine: &serde_json::Value,
+    complete: bool,
+) -> anyhow::Result<()> {
+    let folder = &options.output;
+    fs::create_dir_all(folder).with_context(|| format!("cannot make {}", folder.display()))?;
+    let report = report::to_json(rows, machine, complete);
+    let page = page::page(rows, machine);
+    for (name, text) in [
+        ("report.json", format!("{report:#}\n")),
+        ("report.html", page),
+    ] {
+        let file = folder.join(name);
+        fs::write(&file, text).with_context(|| format!("cannot write {}", file.display()))?;
+    }
+    Ok(())
+}
+
+fn side_by_side(options: &Options, point: &Point) -> anyhow::Result<Vec<Row>> {
+    let setup = Setup {
+        viaduct: options.viaduct.clone(),
+        cpu: options.cpu,
+        generator_cpu: options.generator_cpu,
+        source: point.source,
+    };
+    let kinds = options.systems.iter().copied();
+    let kinds: Vec<_> = kinds
+        .filter(|kind| *kind != Kind::ViaductBusy || point.is_base())
+        .collect();
+    let effort = options.effort(point);
+    Session::start(&kinds, point, &effort, &setup)?.run()
+}

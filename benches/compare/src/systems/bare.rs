@@ -1,0 +1,238 @@
+//! The ceiling of Viaduct's way: AF_XDP sockets with the same rings, batches and options, one thread that polls them,
+//! and nothing done to packets but a fixed header pushed or pulled.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+use anyhow::{Context, anyhow};
+use viaduct_router::Frame;
+use viaduct_router::xsk::{Area, FrameId, Packet, Xsk};
+
+use super::programs::{Programs, UNDERLAY_PLACE, index, places};
+use super::{OUTER_LEN, Outer, Setup, System};
+use crate::bed::{Bed, GATEWAY_MAC, MOST_PODS, Pod};
+use crate::plan::Case;
+
+// As in the router: `router/src/router` and `router/src/worker/io.rs`.
+const FRAME_SIZE: u32 = 2048;
+const FILL_RING: u32 = 2048;
+const UNDERLAY_RING: u32 = 2048;
+const POD_RING: u32 = 512;
+const RESERVE: u32 = 2048;
+const MIN_QUOTA: u32 = 64;
+const MAX_QUOTA: u32 = 1024;
+const UNDERLAY_SHARES: u32 = 8;
+const TOP_UP: u32 = 32;
+const BATCH: usize = 64;
+
+/// What the thread and its owner share.
+#[derive(Default)]
+struct Shared {
+    stop: AtomicBool,
+    paused: AtomicBool,
+    /// Sent into the tunnel, and out of it.
+    sent: [AtomicU64; 2],
+}
+
+/// The running forwarder.
+pub(crate) struct Bare {
+    shared: Arc<Shared>,
+    thread: Option<JoinHandle<()>>,
+    // Behind the thread: detached when that has ended.
+    _programs: Programs,
+}
+
+impl Bare {
+    pub(crate) fn start(bed: &Bed, setup: &Setup) -> anyhow::Result<Self> {
+        let ports = MOST_PODS + 1;
+        let frames = (RESERVE + FILL_RING + ports * MIN_QUOTA).next_power_of_two();
+        let (area, free) = Area::new(frames, FRAME_SIZE, FILL_RING).context("no packet memory")?;
+        let umem = area.umem();
+        let anchor = bed
+            .node()
+            .with(|| Ok(Xsk::bind(&umem, "lo", 0, FILL_RING, 64)?))
+            .context("cannot bind to lo")?;
+        let share = (frames - RESERVE) / (ports + UNDERLAY_SHARES);
+        let mut programs = Programs::load(&["to_socket"])?;
+        let mut links = Vec::new();
+        for (place, interface) in places(bed) {
+            let underlay = place == UNDERLAY_PLACE;
+            let size = if underlay { UNDERLAY_RING } else { POD_RING };
+            let (umem, name) = (area.umem(), &interface);
+            let (socket, ifindex) = bed
+                .node()
+                .with(|| {
+                    let socket = Xsk::bind(&umem, name, 0, FILL_RING, size)?;
+                    Ok((socket, index(name)?))
+                })
+                .with_context(|| format!("cannot bind to {interface}"))?;
+            programs.set_socket(place, ifindex, &socket)?;
+            programs.attach("to_socket", &interface, &bed.node())?;
+            let shares = if underlay { UNDERLAY_SHARES } else { 1 };
+            links.push(Link {
+                socket,
+                quota: (share * shares).min(MAX_QUOTA),
+            });
+        }
+        let pods = bed.shape.pods().map(ethernet).collect();
+        let forwarder = Forwarder {
+            _anchor: anchor,
+            area,
+            free,
+            links,
+            pods,
+            outer: Outer::new()?,
+        };
+        let shared = Arc::new(Shared::default());
+        let (seen, cpu) = (Arc::clone(&shared), setup.cpu);
+        let thread = std::thread::Builder::new()
+            .name("bare".to_owned())
+            .spawn(move || {
+                core_affinity::set_for_current(core_affinity::CoreId { id: cpu });
+                forwarder.run(&seen);
+            })
+            .map_err(|e| anyhow!("no thread: {e}"))?;
+        Ok(Self {
+            shared,
+            thread: Some(thread),
+            _programs: programs,
+        })
+    }
+}
+
+impl System for Bare {
+    fn carried(&mut self, case: Case) -> anyhow::Result<Option<u64>> {
+        let sent = &self.shared.sent[usize::from(case == Case::Decap)];
+        Ok(Some(sent.load(Ordering::Relaxed)))
+    }
+
+    fn pause(&self, pause: bool) -> anyhow::Result<()> {
+        self.shared.paused.store(pause, Ordering::Relaxed);
+        Ok(())
+    }
+}
+
+impl Drop for Bare {
+    fn drop(&mut self) {
+        self.shared.stop.store(true, Ordering::Relaxed);
+        if let Some(thread) = self.thread.take() {
+            let _ = thread.join();
+        }
+    }
+}
+
+/// The Ethernet addresses of what is delivered to a pod.
+fn ethernet(pod: Pod) -> [u8; 12] {
+    let mut bytes = [0; 12];
+    bytes[..6].copy_from_slice(&pod.mac().0);
+    bytes[6..].copy_from_slice(&GATEWAY_MAC.0);
+    bytes
+}
+
+struct Link {
+    socket: Xsk,
+    quota: u32,
+}
+
+struct Forwarder {
+    /// Has the UMEM's own rings; the others share its memory only while it is bound.
+    _anchor: Xsk,
+    area: Area,
+    free: Vec<FrameId>,
+    /// The pods', and behind them the underlay's.
+    links: Vec<Link>,
+    pods: Vec<[u8; 12]>,
+    outer: Outer,
+}
+
+impl Forwarder {
+    fn run(mut self, shared: &Shared) {
+        while !shared.stop.load(Ordering::Relaxed) {
+            if shared.paused.load(Ordering::Relaxed) {
+                std::thread::sleep(Duration::from_millis(1));
+                continue;
+            }
+            let mut sent = [0; 2];
+            for link in 0..self.links.len() {
+                self.serve(link, &mut sent);
+            }
+            for (total, sent) in shared.sent.iter().zip(sent) {
+                if sent > 0 {
+                    total.fetch_add(sent, Ordering::Relaxed);
+                }
+            }
+            for link in &mut self.links {
+                if link.socket.unsent() {
+                    link.socket.flush();
+                }
+            }
+        }
+    }
+
+    fn serve(&mut self, at: usize, sent: &mut [u64; 2]) {
+        let underlay = self.links.len() - 1;
+        while let Some(frame) = self.links[at].socket.complete(&self.area) {
+            self.free.push(frame);
+        }
+        let mut received = 0;
+        while received < BATCH {
+            let Some(mut packet) = self.links[at].socket.receive(&self.area) else {
+                break;
+            };
+            received += 1;
+            let to = if at == underlay {
+                self.pull(&mut packet)
+            } else {
+                let outer = &self.outer;
+                let pushed = self.area.edit(&mut packet, |frame| push(frame, outer));
+                pushed.flatten().map(|()| underlay)
+            };
+            let Some(to) = to else {
+                self.free.push(packet.into_frame());
+                continue;
+            };
+            match self.links[to].socket.transmit(packet) {
+                Ok(()) => sent[usize::from(at == underlay)] += 1,
+                Err(packet) => self.free.push(packet.into_frame()),
+            }
+        }
+        self.refill(at, received > 0);
+    }
+
+    /// Which pod it is for, by the inner destination's last byte.
+    fn pull(&self, packet: &mut Packet) -> Option<usize> {
+        let pods = &self.pods;
+        let pulled = self.area.edit(packet, |frame| {
+            frame.pull(OUTER_LEN)?;
+            let packet = frame.packet();
+            let place = usize::from(packet.get(33)?.checked_sub(2)?);
+            let addresses = pods.get(place)?;
+            packet.get_mut(..12)?.copy_from_slice(addresses);
+            Some(place)
+        });
+        pulled.flatten()
+    }
+
+    fn refill(&mut self, at: usize, received: bool) {
+        let link = &mut self.links[at];
+        if received {
+            link.socket.receive_done();
+        }
+        let missing = link.quota.saturating_sub(link.socket.filled());
+        if missing < TOP_UP.min(link.quota.div_ceil(2)) {
+            return;
+        }
+        for frame in (0..missing).map_while(|_| self.free.pop()) {
+            link.socket.fill(&self.area, frame);
+        }
+        link.socket.fill_done();
+    }
+}
+
+fn push(frame: &mut Frame<'_>, outer: &Outer) -> Option<()> {
+    frame.push(OUTER_LEN)?;
+    outer.write(frame.packet());
+    Some(())
+}
