@@ -149,6 +149,38 @@ pub(crate) fn channels(interface: &str) -> io::Result<Channels> {
     }
 }
 
+/// Turns a device's GRO on or off (ethtool(8), `-K DEV gro`): whether it was on.
+pub(crate) fn set_gro(interface: &str, on: bool) -> io::Result<bool> {
+    const ETHTOOL_GGRO: u32 = 0x2b;
+    const ETHTOOL_SGRO: u32 = 0x2c;
+    /// `struct ethtool_value` of `include/uapi/linux/ethtool.h`.
+    #[repr(C)]
+    struct Value {
+        cmd: u32,
+        data: u32,
+    }
+    let fd = any_socket()?;
+    let mut request = interface_request(interface);
+    let mut ask = |mut value: Value| -> io::Result<u32> {
+        request.ifr_ifru.ifru_data = (&raw mut value).cast();
+        // SAFETY: SIOCETHTOOL reads the ifreq, and reads or writes one ethtool_value where it
+        // points; both outlive the call.
+        check(unsafe { libc::ioctl(fd.as_raw_fd(), libc::SIOCETHTOOL, &raw mut request) })?;
+        Ok(value.data)
+    };
+    let was = ask(Value {
+        cmd: ETHTOOL_GGRO,
+        data: 0,
+    })? != 0;
+    if was != on {
+        ask(Value {
+            cmd: ETHTOOL_SGRO,
+            data: u32::from(on),
+        })?;
+    }
+    Ok(was)
+}
+
 /// Sleeps until a socket has packets or somebody calls [`wake`](Self::wake).
 #[derive(Debug)]
 pub(crate) struct Sleeper {

@@ -452,6 +452,7 @@ impl Drop for Router {
     /// XDP first, so that no packet comes any more; then workers and sockets.
     fn drop(&mut self) {
         self.pinholes.let_go();
+        self.ports.iter().flatten().for_each(Attached::restore);
         for worker in &self.workers {
             worker.shared.stop.store(true, Ordering::Relaxed);
             worker.shared.sleeper.wake();
