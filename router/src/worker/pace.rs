@@ -19,12 +19,12 @@ pub(super) enum Rest {
 /// For how long a worker without packets polls on before it sleeps, ns: about what it costs to be
 /// woken.
 const PATIENCE: u64 = 5_000;
-/// The fewest packets that have to gather in a nap, or it is not worth their delay.
-const WORTH: u64 = 4;
+/// The fewest packets that have to gather in a nap. With fewer, a wake-up costs no more.
+const WORTH: u64 = 2;
 /// How long packets are counted for, ns.
 const WINDOW: u64 = 500_000;
 /// From this rate on, packets a second, they come fast.
-const FAST: u64 = 160_000;
+const FAST: u64 = 80_000;
 
 /// Follows how fast packets come, and since when there are none.
 pub(super) struct Pace {
