@@ -23,8 +23,9 @@ const PATIENCE: u64 = 5_000;
 const WORTH: u64 = 2;
 /// How long packets are counted for, ns.
 const WINDOW: u64 = 500_000;
-/// From this rate on, packets a second, they come fast.
-const FAST: u64 = 80_000;
+/// From this rate on, packets a second, it hardly has to sleep, also without naps: gaps are shorter
+/// than its patience.
+const FAST: u64 = 250_000;
 
 /// Follows how fast packets come, and since when there are none.
 pub(super) struct Pace {
@@ -76,6 +77,8 @@ impl Pace {
             return Rest::Nap(self.nap);
         }
         if now.0.saturating_sub(self.worked.0) > PATIENCE {
+            // Not brisk before another window has shown it: it is watched for in between.
+            self.rate = 0;
             return Rest::Sleep;
         }
         Rest::Poll
@@ -83,8 +86,8 @@ impl Pace {
 
     /// Whether packets come so fast that the worker hardly sleeps.
     #[inline]
-    pub(super) const fn brisk(&self) -> bool {
-        self.rate >= FAST
+    pub(super) fn brisk(&self) -> bool {
+        self.rate >= self.worth_nap.map_or(FAST, |worth| worth.min(FAST))
     }
 }
 
