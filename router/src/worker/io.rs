@@ -477,13 +477,14 @@ impl Io {
     }
 
     pub(super) fn add(&mut self, link: Box<Link>) {
+        // With the others, when it sleeps next.
+        self.unwatch();
         let place = self.links.len();
         if let Some(p) = self.places.get_mut(usize::from(link.port.0)) {
             *p = Some(place);
         }
         // Within the capacity: one link a port, and ports are counted.
         self.links.push(link);
-        self.watching = false;
         self.find_helpers();
     }
 
