@@ -36,3 +36,5 @@ pub use frame::{Frame, MAX_MTU};
 pub use reason::DropReason;
 pub use router::{Attached, PodSide, Router, RouterOptions};
 pub use tick::Tick;
+#[doc(hidden)]
+pub use worker::HandoffPair;

@@ -11,6 +11,7 @@ mod exceptions;
 mod handoff;
 mod io;
 mod pace;
+mod pair;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -25,6 +26,7 @@ pub(crate) use self::handoff::{Mailbox, mailboxes};
 use self::io::{Io, Received};
 pub(crate) use self::io::{Link, MIN_QUOTA, RESERVE};
 use self::pace::{Pace, Rest};
+pub use self::pair::HandoffPair;
 use crate::bpf::Beat;
 use crate::counters::WorkerCounters;
 use crate::flows::Side;

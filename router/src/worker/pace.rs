@@ -92,6 +92,11 @@ impl Pace {
 }
 
 #[cfg(test)]
+#[expect(
+    clippy::arithmetic_side_effects,
+    clippy::expect_used,
+    reason = "a test may fail"
+)]
 mod tests {
     use super::*;
 
