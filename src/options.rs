@@ -30,6 +30,7 @@ pub(crate) fn router_options(config: &Config) -> RouterOptions {
         workers: config.workers.count,
         cpus: config.workers.cpus.clone(),
         adaptive: config.workers.polling == Polling::Adaptive,
+        gather: config.workers.gather,
         max_ports: config.workers.max_ports,
         flow_cache: config.workers.flow_cache,
         heartbeat_timeout: config.workers.heartbeat_timeout,

@@ -113,6 +113,7 @@ fn router(readers: &ReaderFactory, macs: &[MacAddr]) -> Router {
         workers,
         cpus: None,
         adaptive: true,
+        gather: Duration::from_micros(25),
         max_ports: 2,
         flow_cache: 1024,
         heartbeat_timeout: Duration::from_millis(500),

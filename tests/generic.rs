@@ -40,7 +40,9 @@ fn generic_mode_is_used_when_asked_for_and_carries_traffic() {
     let mut bed = Testbed::new();
     let (a, b) = (bed.node(1, 1), bed.node(2, 1));
     let (web, far) = (bed.pod(&a, "web", 2), bed.pod(&b, "web", 2));
-    let ra = router(&bed, &a, &web, 2, "xdp = \"generic\"");
+    // What GRO puts together is longer than a frame.
+    a.namespace.run("ethtool -K eth0 gro on");
+    let mut ra = router(&bed, &a, &web, 2, "xdp = \"generic\"");
     let rb = router(&bed, &b, &far, 1, "xdp = \"generic\"");
     for router in [&ra, &rb] {
         assert_eq!(mode(router), "generic");
@@ -51,7 +53,14 @@ fn generic_mode_is_used_when_asked_for_and_carries_traffic() {
     for pod in [&web, &far] {
         pod.namespace.run("ethtool -K eth0 tso off gso off");
     }
+    let gro = || {
+        let all = a.namespace.run("ethtool -k eth0");
+        all.contains("generic-receive-offload: on")
+    };
+    assert!(!gro(), "GRO is on in front of generic XDP");
     carries(&web, &far, &ra);
+    ra.stop();
+    assert!(gro(), "it was on before");
 }
 
 /// Puts a device of a kind without native XDP between node and underlay.

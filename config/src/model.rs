@@ -92,6 +92,8 @@ pub struct WorkersConfig {
     pub cpus: Option<Vec<usize>>,
     /// What a worker without packets does.
     pub polling: Polling,
+    /// For how long packets may gather at an adaptive worker while they come fast, at most 1 ms.
+    pub gather: Duration,
     /// The most pods that can be attached at a time, 1 to 1024.
     pub max_ports: usize,
     /// Flows that each worker remembers, at most; 128 bytes each.

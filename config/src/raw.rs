@@ -52,6 +52,7 @@ pub(crate) struct Workers {
     pub(crate) count: Option<Number>,
     pub(crate) cpus: Option<List<i64>>,
     pub(crate) polling: Option<Text>,
+    pub(crate) gather_us: Option<Number>,
     pub(crate) max_ports: Option<Number>,
     pub(crate) flow_cache: Option<Number>,
     pub(crate) heartbeat_timeout_ms: Option<Number>,

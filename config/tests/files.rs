@@ -88,6 +88,7 @@ fn defaults_and_places() {
         (Polling::Adaptive, 110)
     );
     assert_eq!(config.workers.heartbeat_timeout, Duration::from_millis(500));
+    assert_eq!(config.workers.gather, Duration::from_micros(25));
     assert_eq!(config.runtime, RuntimeConfig::default());
     assert_eq!(
         (config.networks[0].port, config.networks[0].vtep_mac),

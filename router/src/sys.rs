@@ -4,6 +4,8 @@
 use std::io;
 use std::net::Ipv4Addr;
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
+use std::ptr;
+use std::time::Duration;
 
 use crate::tick::Tick;
 
@@ -29,6 +31,23 @@ pub(crate) fn now() -> Tick {
             .wrapping_mul(1_000_000_000)
             .wrapping_add(t.tv_nsec.cast_unsigned()),
     )
+}
+
+/// Has this thread's short sleeps end when they are due: the kernel adds 50 us else (prctl(2),
+/// `PR_SET_TIMERSLACK`).
+pub(crate) fn sleep_exactly() {
+    // SAFETY: prctl(2) with PR_SET_TIMERSLACK takes no pointers.
+    unsafe { libc::prctl(libc::PR_SET_TIMERSLACK, 1) };
+}
+
+/// Sleeps for a time below a second, whatever arrives.
+pub(crate) fn nap(time: Duration) {
+    let time = libc::timespec {
+        tv_sec: 0,
+        tv_nsec: libc::c_long::from(time.subsec_nanos()),
+    };
+    // SAFETY: clock_nanosleep(2) reads one timespec. A signal ends it early, which is no matter.
+    unsafe { libc::clock_nanosleep(libc::CLOCK_MONOTONIC, 0, &raw const time, ptr::null_mut()) };
 }
 
 /// A socket to ask the kernel about devices with.
@@ -130,6 +149,38 @@ pub(crate) fn channels(interface: &str) -> io::Result<Channels> {
     }
 }
 
+/// Turns a device's GRO on or off (ethtool(8), `-K DEV gro`): whether it was on.
+pub(crate) fn set_gro(interface: &str, on: bool) -> io::Result<bool> {
+    const ETHTOOL_GGRO: u32 = 0x2b;
+    const ETHTOOL_SGRO: u32 = 0x2c;
+    /// `struct ethtool_value` of `include/uapi/linux/ethtool.h`.
+    #[repr(C)]
+    struct Value {
+        cmd: u32,
+        data: u32,
+    }
+    let fd = any_socket()?;
+    let mut request = interface_request(interface);
+    let mut ask = |mut value: Value| -> io::Result<u32> {
+        request.ifr_ifru.ifru_data = (&raw mut value).cast();
+        // SAFETY: SIOCETHTOOL reads the ifreq, and reads or writes one ethtool_value where it
+        // points; both outlive the call.
+        check(unsafe { libc::ioctl(fd.as_raw_fd(), libc::SIOCETHTOOL, &raw mut request) })?;
+        Ok(value.data)
+    };
+    let was = ask(Value {
+        cmd: ETHTOOL_GGRO,
+        data: 0,
+    })? != 0;
+    if was != on {
+        ask(Value {
+            cmd: ETHTOOL_SGRO,
+            data: u32::from(on),
+        })?;
+    }
+    Ok(was)
+}
+
 /// Sleeps until a socket has packets or somebody calls [`wake`](Self::wake).
 #[derive(Debug)]
 pub(crate) struct Sleeper {
@@ -153,21 +204,27 @@ impl Sleeper {
         Ok(sleeper)
     }
 
-    /// Also wakes for this descriptor, until it is closed.
+    /// Also wakes for this descriptor, until it is closed or [unwatched](Self::unwatch). No error
+    /// when it is watched already.
     pub(crate) fn watch(&self, fd: RawFd) -> io::Result<()> {
+        match self.control(libc::EPOLL_CTL_ADD, fd) {
+            Err(e) if e.raw_os_error() == Some(libc::EEXIST) => Ok(()),
+            result => result,
+        }
+    }
+
+    /// No longer wakes for it.
+    pub(crate) fn unwatch(&self, fd: RawFd) -> io::Result<()> {
+        self.control(libc::EPOLL_CTL_DEL, fd)
+    }
+
+    fn control(&self, what: libc::c_int, fd: RawFd) -> io::Result<()> {
         let mut event = libc::epoll_event {
             events: libc::EPOLLIN.cast_unsigned(),
             u64: u64::try_from(fd).unwrap_or(0),
         };
         // SAFETY: epoll_ctl(2) reads one epoll_event.
-        check(unsafe {
-            libc::epoll_ctl(
-                self.epoll.as_raw_fd(),
-                libc::EPOLL_CTL_ADD,
-                fd,
-                &raw mut event,
-            )
-        })?;
+        check(unsafe { libc::epoll_ctl(self.epoll.as_raw_fd(), what, fd, &raw mut event) })?;
         Ok(())
     }
 
@@ -179,12 +236,17 @@ impl Sleeper {
 
     pub(crate) fn wait(&self, timeout_ms: i32) {
         let mut events = [libc::epoll_event { events: 0, u64: 0 }; 8];
-        let mut count = 0u64;
-        // SAFETY: epoll_wait(2) writes at most 8 events; read(2) at most 8
-        // bytes. Errors (EINTR, EAGAIN) mean that there is nothing to do.
-        unsafe {
-            libc::epoll_wait(self.epoll.as_raw_fd(), events.as_mut_ptr(), 8, timeout_ms);
-            libc::read(self.event.as_raw_fd(), (&raw mut count).cast(), 8);
+        // SAFETY: epoll_wait(2) writes at most 8 events. Errors (EINTR) mean that there is none.
+        let count =
+            unsafe { libc::epoll_wait(self.epoll.as_raw_fd(), events.as_mut_ptr(), 8, timeout_ms) };
+        let event = self.event.as_raw_fd();
+        let count = usize::try_from(count).unwrap_or(0);
+        let mut woken = events.iter().take(count);
+        // Where there are more than fit, the next time has the others.
+        if woken.any(|e| i32::try_from(e.u64) == Ok(event)) {
+            let mut calls = 0u64;
+            // SAFETY: read(2) writes at most 8 bytes. EAGAIN means that nobody called.
+            unsafe { libc::read(event, (&raw mut calls).cast(), 8) };
         }
     }
 }

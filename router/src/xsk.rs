@@ -451,6 +451,11 @@ impl Xsk {
         })
     }
 
+    /// How many packets have been received, modulo 2^32.
+    pub(crate) const fn taken(&self) -> u32 {
+        self.rx.mine
+    }
+
     /// Gives the slots of received packets back to the kernel.
     #[inline]
     pub fn receive_done(&mut self) {

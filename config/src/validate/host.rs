@@ -130,6 +130,7 @@ pub(super) fn workers(raw: &Workers, problems: &mut Problems<'_>) -> WorkersConf
         &(100..=60_000),
         problems,
     );
+    let gather = number(raw.gather_us.as_ref(), "gather_us", &(0..=1000), problems);
     WorkersConfig {
         count: count.unwrap_or(1),
         cpus: raw.cpus.as_ref().map(|list| cpus(list, count, problems)),
@@ -139,6 +140,7 @@ pub(super) fn workers(raw: &Workers, problems: &mut Problems<'_>) -> WorkersConf
             &[("adaptive", Polling::Adaptive), ("busy", Polling::Busy)],
             problems,
         ),
+        gather: Duration::from_micros(gather.unwrap_or(25)),
         max_ports: number(raw.max_ports.as_ref(), "max_ports", &(1..=1024), problems)
             .unwrap_or(110),
         flow_cache: number(

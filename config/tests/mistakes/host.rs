@@ -138,6 +138,12 @@ fn workers_and_runtime() {
             "polling = \"lazy\"",
             &["`polling`", "adaptive, busy"],
         ),
+        Case(
+            8,
+            "cpus = [0, 1]",
+            "gather_us = 1001",
+            &["`gather_us`", "0 to 1000"],
+        ),
         Case(9, "3", "1025", &["`max_ports`", "1 to 1024"]),
         Case(
             9,

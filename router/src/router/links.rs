@@ -36,8 +36,20 @@ pub struct Attached {
     pub queues: u32,
     /// Transmit queues.
     pub tx_queues: u32,
+    /// Whether its GRO was on and is off while it is attached: generic XDP comes after GRO, and what
+    /// that has put together fits no frame.
+    pub gro_off: bool,
     /// What the pod is; the underlay is none.
     pub pod: Option<PodSide>,
+}
+
+impl Attached {
+    /// Gives the device back as it was, if it is there still.
+    pub(super) fn restore(&self) {
+        if self.gro_off {
+            let _ = sys::set_gro(&self.interface, true);
+        }
+    }
 }
 
 /// What the XDP programs know of a pod.
@@ -79,11 +91,17 @@ impl Router {
                 .all(|x| x.granted() == Granted { zero_copy: true }),
             queues: channels.rx,
             tx_queues: channels.tx,
+            gro_off: false,
             pod,
         };
         let given = self.register(port, &attached, links);
         match given.and_then(|()| self.run_xdp(&attached)) {
-            Ok(mode) => attached.mode = mode,
+            Ok(mode) => {
+                attached.mode = mode;
+                // Where it cannot be set, there is none.
+                attached.gro_off =
+                    mode == XdpMode::Generic && sys::set_gro(interface, false).unwrap_or(false);
+            }
             Err(e) => {
                 self.withdraw(port, &attached);
                 return Err(e);
@@ -244,13 +262,10 @@ impl Router {
         links: Vec<Box<Link>>,
     ) -> Result<(), RouterError> {
         let workers = u32::try_from(self.workers.len()).unwrap_or(1);
-        for (index, (link, worker)) in (0u32..).zip(links.iter().zip(&self.workers)) {
+        for (index, link) in (0u32..).zip(&links) {
             for (nth, xsk) in (0u32..).zip(&link.queues) {
                 self.pinholes
                     .set_socket(base(port) + index + nth * workers, xsk.fd())?;
-                worker.shared.sleeper.watch(xsk.fd()).map_err(|e| {
-                    RouterError::new("cannot watch an AF_XDP socket", e.to_string())
-                })?;
             }
         }
         let underlay = self.attached(PortId::UNDERLAY).is_some();
@@ -296,6 +311,7 @@ impl Router {
         };
         self.withdraw(port, &attached);
         self.pinholes.detach(attached.ifindex);
+        attached.restore();
         closed
     }
 

@@ -53,6 +53,9 @@ pub struct RouterOptions {
     pub cpus: Option<Vec<usize>>,
     /// Sleep when there is nothing to do; poll always otherwise.
     pub adaptive: bool,
+    /// While packets come fast, an adaptive worker that has none lets them gather for so long, below
+    /// a second; zero: it is woken for each.
+    pub gather: Duration,
     /// The most pod ports at a time.
     pub max_ports: usize,
     /// Flows that each worker remembers, 128 bytes each; 0: none.
@@ -186,6 +189,7 @@ impl Router {
                 .map(|worker| self.pinholes.beat(worker))
                 .collect(),
             adaptive: self.options.adaptive,
+            gather: self.options.gather,
             heartbeat_timeout: self.options.heartbeat_timeout,
         };
         let cpu = self
@@ -448,6 +452,7 @@ impl Drop for Router {
     /// XDP first, so that no packet comes any more; then workers and sockets.
     fn drop(&mut self) {
         self.pinholes.let_go();
+        self.ports.iter().flatten().for_each(Attached::restore);
         for worker in &self.workers {
             worker.shared.stop.store(true, Ordering::Relaxed);
             worker.shared.sleeper.wake();

@@ -103,6 +103,8 @@ pub(super) struct Io {
     now: Tick,
     /// Whether limits do not hold for now.
     lifted: bool,
+    /// Whether all sockets wake who sleeps.
+    watching: bool,
 }
 
 impl Io {
@@ -132,6 +134,7 @@ impl Io {
             rates: vec![None; ports],
             now: Tick(0),
             lifted: false,
+            watching: false,
         }
     }
 
@@ -152,6 +155,17 @@ impl Io {
     /// While a port goes, everything that waits may go, whatever the rates.
     pub(super) fn lift_limits(&mut self, lifted: bool) {
         self.lifted = lifted;
+    }
+
+    /// When the turn began.
+    pub(super) fn now(&self) -> Tick {
+        self.now
+    }
+
+    /// How many packets have ever been received, modulo 2^32, by the queues that there are.
+    pub(super) fn taken(&self) -> u32 {
+        let queues = self.links.iter().flat_map(|link| &link.queues);
+        queues.fold(0, |sum, xsk| sum.wrapping_add(xsk.taken()))
     }
 
     /// The port of a link, by its place.
@@ -384,11 +398,34 @@ impl Io {
     }
 
     /// Sleeps until there may be something to do, or the time is over.
-    pub(super) fn sleep(&self, timeout_ms: i32) {
+    pub(super) fn sleep(&mut self, timeout_ms: i32) {
+        // Without a socket that wakes it, it looks by itself.
+        let timeout_ms = if self.watch() { timeout_ms } else { 1 };
         if self.handoff.rest() {
             self.shared.counters.waits.add(1);
             self.shared.sleeper.wait(timeout_ms);
             self.handoff.rise();
+        }
+    }
+
+    /// Has sockets wake who sleeps. True when all do.
+    fn watch(&mut self) -> bool {
+        if !self.watching {
+            let mut queues = self.links.iter().flat_map(|link| &link.queues);
+            let sleeper = &self.shared.sleeper;
+            self.watching = queues.all(|xsk| sleeper.watch(xsk.fd()).is_ok());
+        }
+        self.watching
+    }
+
+    /// Has sockets wake nobody: trying to costs the kernel more than 100 ns for each packet that
+    /// is sent, whether somebody sleeps or not.
+    pub(super) fn unwatch(&mut self) {
+        if std::mem::take(&mut self.watching) {
+            for xsk in self.links.iter().flat_map(|link| &link.queues) {
+                // It was watched, and is open.
+                let _ = self.shared.sleeper.unwatch(xsk.fd());
+            }
         }
     }
 
@@ -433,13 +470,15 @@ impl Io {
         sent
     }
 
-    /// Whether packets wait for pods that may not receive them yet.
-    pub(super) fn holds(&self) -> bool {
-        let mut queues = self.links.iter().flat_map(|link| &link.queues);
-        queues.any(Xsk::holds)
+    /// Whether packets wait: for pods that may not receive them yet, or for busy devices.
+    pub(super) fn holds(&mut self) -> bool {
+        let mut queues = self.links.iter_mut().flat_map(|link| &mut link.queues);
+        queues.any(|xsk| xsk.holds() || xsk.unsent())
     }
 
     pub(super) fn add(&mut self, link: Box<Link>) {
+        // With the others, when it sleeps next.
+        self.unwatch();
         let place = self.links.len();
         if let Some(p) = self.places.get_mut(usize::from(link.port.0)) {
             *p = Some(place);

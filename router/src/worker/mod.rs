@@ -10,6 +10,7 @@
 mod exceptions;
 mod handoff;
 mod io;
+mod pace;
 mod pair;
 
 use std::sync::Arc;
@@ -24,6 +25,7 @@ use self::handoff::Handoff;
 pub(crate) use self::handoff::{Mailbox, mailboxes};
 use self::io::{Io, Received};
 pub(crate) use self::io::{Link, MIN_QUOTA, RESERVE};
+use self::pace::{Pace, Rest};
 pub use self::pair::HandoffPair;
 use crate::bpf::Beat;
 use crate::counters::WorkerCounters;
@@ -45,8 +47,6 @@ const AHEAD: usize = 16;
 const MAX_EXCEPTIONS: usize = 16;
 /// Batches that are worked off at most when a port goes: a full ring is fewer.
 const MAX_DRAIN: usize = 64;
-/// Turns without a packet before an adaptive worker sleeps.
-const IDLE_TURNS: u32 = 256;
 /// Turns between two reports of frames: it looks at every ring.
 const REPORT_TURNS: u32 = 1024;
 
@@ -90,7 +90,7 @@ pub(crate) struct Worker {
     beats: Vec<Beat>,
     index: usize,
     heartbeat_timeout: Duration,
-    adaptive: bool,
+    pace: Pace,
     /// Which link begins the turn.
     first: usize,
     /// Of the table that pods' rates are from.
@@ -114,6 +114,8 @@ pub(crate) struct WorkerParts {
     /// Of all workers.
     pub(crate) beats: Vec<Beat>,
     pub(crate) adaptive: bool,
+    /// Of an adaptive worker: for how long packets may gather.
+    pub(crate) gather: Duration,
     pub(crate) heartbeat_timeout: Duration,
 }
 
@@ -137,29 +139,36 @@ impl Worker {
             beats: parts.beats,
             index: parts.index,
             heartbeat_timeout: parts.heartbeat_timeout,
-            adaptive: parts.adaptive,
+            pace: Pace::new(parts.adaptive, parts.gather),
             first: 0,
         }
     }
 
     /// Runs until [`Shared::stop`] is set; then lets go of all its sockets.
     pub(crate) fn run(mut self) {
-        let mut idle = 0u32;
         let mut turns = 0u32;
         // Four beats in each time-out.
         let sleep = self.heartbeat_timeout.checked_div(4).unwrap_or_default();
         let sleep = i32::try_from(sleep.as_millis()).unwrap_or(i32::MAX);
+        sys::sleep_exactly();
         while !self.io.shared.stop.load(Ordering::Relaxed) {
             let worked = self.turn();
-            idle = if worked { 0 } else { idle.saturating_add(1) };
             turns = turns.wrapping_add(1);
-            if turns.is_multiple_of(REPORT_TURNS) || idle > IDLE_TURNS {
+            if turns.is_multiple_of(REPORT_TURNS) {
                 self.report();
             }
-            if self.adaptive && idle > IDLE_TURNS {
-                // What waits for a limited pod has to go on soon.
-                let sleep = if self.io.holds() { 1 } else { sleep };
-                self.io.sleep(sleep);
+            match self.pace.rest(worked, self.io.now(), || self.io.taken()) {
+                Rest::Poll => {}
+                Rest::Nap(time) => sys::nap(time),
+                Rest::Sleep => {
+                    self.report();
+                    // What waits for a limited pod or a busy device has to go on soon.
+                    let sleep = if self.io.holds() { 1 } else { sleep };
+                    self.io.sleep(sleep);
+                }
+            }
+            if self.pace.brisk() {
+                self.io.unwatch();
             }
         }
     }
