@@ -157,6 +157,15 @@ fn fixed_part_that_differs(old: &Config, new: &Config) -> Option<&'static str> {
     let plain = |config: &Config| {
         let mut config = config.clone();
         config.underlay.line = 0;
+        if let Some(gossip) = &mut config.gossip {
+            // Who may be asked, and what is believed of whom, may change: not who is believed.
+            gossip.peers.clear();
+            gossip.allowed_prefixes = None;
+            gossip.nodes.retain(|node| node.key.is_some());
+            for node in &mut gossip.nodes {
+                node.allowed_prefixes = None;
+            }
+        }
         for network in &mut config.networks {
             network.line = 0;
         }

@@ -260,8 +260,16 @@ impl Server {
         let change = change?;
         let learned = self.learned_with(change.config());
         self.reconfigure(change.config(), &learned).await?;
+        let peers = |config: &Config| config.gossip.as_ref().map(|gossip| gossip.peers.clone());
+        let (before, after) = (peers(self.desired.config()), peers(change.config()));
         self.desired.carry_out(change);
+        self.warn_of_unused(&learned);
         self.learned = learned;
+        if before != after
+            && let Some(peers) = after
+        {
+            self.gossip()?.set_peers(peers).await.context(ENDED)?;
+        }
         self.announce().await
     }
 
@@ -312,18 +320,23 @@ impl Server {
             .await?)
     }
 
-    /// Takes what other nodes say now.
-    async fn learn(&mut self) {
-        let learned = self.learned_with(self.desired.config());
-        if learned == self.learned {
-            return;
-        }
+    /// Says what is not used that was used so far, or was not said.
+    fn warn_of_unused(&self, learned: &Learned) {
         for unused in &learned.unused {
             if !self.learned.unused.contains(unused) {
                 let (node, what) = (&unused.node, &unused.what);
                 tracing::warn!(node, what, "not used: {}", unused.why);
             }
         }
+    }
+
+    /// Takes what other nodes say now.
+    async fn learn(&mut self) {
+        let learned = self.learned_with(self.desired.config());
+        if learned == self.learned {
+            return;
+        }
+        self.warn_of_unused(&learned);
         match self.reconfigure(self.desired.config(), &learned).await {
             Ok(()) => self.learned = learned,
             Err(error) => tracing::error!("what other nodes say was not taken: {error:#}"),

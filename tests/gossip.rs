@@ -20,6 +20,17 @@ fn by_workers(one: &Pod, other: &Pod, router: &Daemon) {
     assert!(carried >= 20, "by the workers: {carried}");
 }
 
+/// Pings one way, that this node's workers carry.
+fn by_workers_to(one: &Pod, other: &Pod, router: &Daemon) {
+    let before = router.port(&one.interface, "rx_packets");
+    for address in [other.v4(), other.v6()] {
+        wait_for(&address, || one.namespace.ping(&address, 1, 56) == 1);
+        assert_eq!(one.namespace.ping(&address, 5, 56), 5, "{address}");
+    }
+    let carried = router.port(&one.interface, "rx_packets") - before;
+    assert!(carried >= 10, "by the workers: {carried}");
+}
+
 #[test]
 fn eight_nodes_with_one_peer() {
     let mut bed = Testbed::new();
@@ -276,21 +287,26 @@ fn a_node_with_many_prefixes_says_them_in_parts() {
     let text = fs::read_to_string(&file).expect("its configuration");
     let more = (0..400).map(|n| format!("\"10.244.{}.{}/30\", ", 128 + n / 64, n % 64 * 4));
     let more = more.collect::<Vec<_>>().concat();
-    let text = text.replace("pod_prefixes = [", &format!("pod_prefixes = [{more}"));
-    fs::write(&file, text).expect("written");
+    let many = text.replace("pod_prefixes = [", &format!("pod_prefixes = [{more}"));
+    fs::write(&file, many).expect("written");
     second.start();
     wait_for("all of its prefixes", || first.ways().len() == 402);
     let said = first.ask("peers");
-    let second = said["peers"]
+    let known = said["peers"]
         .as_array()
         .expect("peers")
         .iter()
         .find(|p| p["node"] == second.name);
-    let prefixes = second.expect("known")["prefixes"]
+    let prefixes = known.expect("known")["prefixes"]
         .as_array()
         .expect("a list")
         .len();
     assert_eq!(prefixes, 402);
+    // It returns with others, which replace them.
+    second.kill();
+    fs::write(&file, text).expect("written");
+    second.start();
+    first.knows(&[2]);
 }
 
 #[test]
@@ -491,4 +507,120 @@ fn of_two_nodes_with_one_prefix_the_first_has_it() {
         let said = router.ask("status")["not_used"].clone();
         assert_eq!(said, count, "{}", router.name);
     }
+}
+
+/// Who is asked, and what nodes may announce, change while a node runs; a file that is wrong
+/// changes nothing.
+#[test]
+fn peers_and_allowed_prefixes_are_read_again() {
+    let mut bed = Testbed::new();
+    let nodes = [1, 2].map(|n| bed.node(n, 1));
+    let first = bed.gossiping_router(&nodes[0], &[], 1);
+    // Nobody is there.
+    let second = bed.gossiping_router(&nodes[1], &[], 7);
+    let asks = |host: &str| format!("peers = [\"{host}:7946\"]");
+    let wrong = [
+        (asks("192.0.2.1").replace(":7946", ":0"), "is no peer"),
+        (
+            asks("192.0.2.1") + "\nprobe_interval_ms = 400",
+            "[gossip] has changed",
+        ),
+        (
+            asks("192.0.2.1") + "\nallowed_prefixes = [\"10.244.1.1/24\"]",
+            "host bits set",
+        ),
+    ];
+    for (number, (text, why)) in (1..).zip(wrong) {
+        let mut sound = String::new();
+        second.reload(|before| {
+            assert!(before.contains(&asks("192.0.2.7")), "{before}");
+            sound.clone_from(&before);
+            before.replace(&asks("192.0.2.7"), &text)
+        });
+        let log = second.log();
+        let refusals = log.matches("the configuration was not read again");
+        assert_eq!(refusals.count(), number, "{log}");
+        assert!(log.contains(why), "{why}: {log}");
+        fs::write(bed.directory.path().join("node-2.toml"), sound).expect("written");
+    }
+    // The node that it was to ask does so every second, had it taken any of these.
+    std::thread::sleep(Duration::from_secs(3));
+    assert_eq!(second.ways(), [""; 0]);
+    second.reload(|before| before.replace(&asks("192.0.2.7"), &asks("192.0.2.1")));
+    second.knows(&[1]);
+    first.knows(&[2]);
+
+    let allowed = "\nallowed_prefixes = [\"10.244.0.0/16\"]";
+    second.reload(|before| before.replace(&asks("192.0.2.1"), &(asks("192.0.2.1") + allowed)));
+    wait_for("what is not allowed any more", || {
+        second.ways() == ["10.244.1.0/24"]
+    });
+    let log = second.log();
+    assert!(log.contains("it lies outside allowed_prefixes"), "{log}");
+    second.reload(|before| before.replace(allowed, ""));
+    second.knows(&[1]);
+    assert_eq!(second.peer(&first.name), "answers");
+}
+
+/// Routes are there at once, when nobody answers.
+#[test]
+fn what_others_said_is_known_after_a_start() {
+    let mut bed = Testbed::new();
+    let nodes = [1, 2].map(|n| bed.node(n, 1));
+    let pods = [0, 1].map(|n: usize| bed.pod(&nodes[n], "web", 2));
+    let [mut first, mut second] =
+        [0, 1].map(|n: usize| bed.gossiping_router(&nodes[n], &[&pods[n]], 1));
+    first.knows(&[2]);
+    second.knows(&[1]);
+    let file = bed
+        .directory
+        .path()
+        .join("state")
+        .join(format!("{}.records", first.name));
+    let name = second.name.clone();
+    let kept = |text: &str| {
+        let found = fs::read(&file).unwrap_or_default();
+        found
+            .windows(text.len())
+            .any(|bytes| bytes == text.as_bytes())
+    };
+    wait_for("its record to be kept", || kept(&name));
+    second.kill();
+    first.kill();
+    first.start();
+    first.knows(&[2]);
+    assert_eq!(first.peer(&name), "silent");
+    by_workers_to(&pods[0], &pods[1], &first);
+
+    // Damaged: as if it were not there.
+    first.kill();
+    let bytes = fs::read(&file).expect("kept");
+    fs::write(&file, &bytes[..bytes.len() - 1]).expect("written");
+    first.start();
+    wait_for("the damage to be told", || {
+        first
+            .log()
+            .contains("before this start is not used: it is damaged")
+    });
+    assert_eq!(
+        (first.ways(), first.peer(&name)),
+        (Vec::new(), String::new())
+    );
+    second.start();
+    first.knows(&[2]);
+
+    // Who was forgotten does not come back from it.
+    wait_for("its record to be kept again", || kept(&name));
+    second.kill();
+    wait_for("the second to be missed", || first.peer(&name) == "silent");
+    let before = fs::read(&file).expect("kept");
+    let (did, said) = first.command(&format!("forget {name}"));
+    assert!(did, "{said}");
+    wait_for("that to be kept", || {
+        fs::read(&file).is_ok_and(|bytes| bytes != before)
+    });
+    first.kill();
+    first.start();
+    assert_eq!(first.peer(&name), "forgotten");
+    assert_eq!(first.ways(), [""; 0]);
 }

@@ -55,6 +55,7 @@ fn engine() -> Engine {
         detection: Detection::default(),
         trust: Trust::FirstSight,
         certificate: None,
+        verified: None,
         keys: ring(),
         seed: [2; 32],
     };
@@ -160,7 +161,7 @@ pub fn check_opened(data: &[u8]) {
     for heads in [true, false] {
         for held in store.iter().filter(|h| (h.record.part == 0) == heads) {
             let offered = other.offer(&held.signed, |_| false, Duration::ZERO);
-            assert!(matches!(offered, Offer::Taken(_)), "{offered:?}");
+            assert!(matches!(offered, Offer::Taken { .. }), "{offered:?}");
         }
     }
     assert_eq!(other.digest(), store.digest());

@@ -158,7 +158,9 @@ impl Identity {
 
 /// Writes a file as a whole, or leaves what was there.
 pub(super) fn replace(path: &Path, bytes: &[u8]) -> Result<(), IdentityError> {
-    let new = path.with_extension("new");
+    let mut new = path.as_os_str().to_owned();
+    new.push(".new");
+    let new = PathBuf::from(new);
     let written = OpenOptions::new()
         .write(true)
         .create(true)

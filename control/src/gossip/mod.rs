@@ -3,8 +3,10 @@
 //! Everything here but the transport takes time and randomness as arguments and does no I/O:
 //! a simulation of many nodes runs the same code as a node.
 
+mod bytes;
 mod engine;
 mod identity;
+mod kept;
 mod keys;
 mod record;
 mod refusal;
@@ -25,7 +27,7 @@ pub use record::{
 };
 pub use refusal::Refusal;
 pub use seal::{KeyId, KeyRing, MAX_DATAGRAM, Seal};
-pub use store::{GONE_FOR, Held, Offer, Store, StoreError};
+pub use store::{Checked, GONE_FOR, Held, Offer, Store, StoreError, Verified};
 pub use transport::{Gossip, GossipError, GossipHandle, GossipOptions, GossipStatus, Known};
 pub use trust::{Certificate, CertificateError, Claimed, Trust, TrustError, public};
 pub use wire::{Member, Message, Range, Summary};

@@ -33,7 +33,7 @@ pub struct Version {
     pub change: u64,
 }
 
-/// What a node says.
+/// What a node says. Name, part and version are read before the rest.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Record {
     /// The node's name.
@@ -136,10 +136,12 @@ impl NetworkPart {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Signed {
     /// The record in postcard's encoding.
+    #[serde(with = "super::bytes")]
     pub bytes: Vec<u8>,
     /// Who signed.
     pub key: PublicKey,
     /// Ed25519, 64 bytes.
+    #[serde(with = "super::bytes")]
     pub signature: Vec<u8>,
 }
 
@@ -216,6 +218,12 @@ impl Signed {
         }
         record.check()?;
         Ok(record)
+    }
+
+    /// Which record it says to be: its node's name, part and version, which stand first.
+    pub(super) fn peek(&self) -> Option<(&str, u16, Version)> {
+        let peeked = postcard::take_from_bytes(&self.bytes);
+        peeked.ok().map(|(peeked, _)| peeked)
     }
 
     /// Whether it was signed with its key, for this cluster.
@@ -376,7 +384,9 @@ pub(super) mod tests {
     fn a_signed_record_verifies_and_nothing_else_does() {
         let record = record("node-a", 3, 4);
         let signed = Signed::new(&record, "test", &key(1)).expect("short");
+        let version = record.version;
         assert_eq!(signed.decode(), Ok(record));
+        assert_eq!(signed.peek(), Some(("node-a", 0, version)));
         assert_eq!(signed.verify("test"), Ok(()));
         assert_eq!(signed.verify("other"), Err(RecordError::BadSignature));
         for change in [

@@ -2,7 +2,9 @@
 //!
 //! Two stores that have seen the same records, in whatever order and however often, hold the same.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
+use std::ops::Deref;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use super::record::{Content, NameHash, Record, RecordError, Signed};
@@ -12,24 +14,83 @@ use super::wire::{BUCKETS, MAX_RANGE, Range, Summary};
 /// How long the record of a node that has gone is kept, so that nobody brings back an older one.
 pub const GONE_FOR: Duration = Duration::from_secs(24 * 3600);
 
-/// A record that is held.
-#[derive(Clone, Debug)]
-pub struct Held {
+/// Records that a [`Verified`] remembers.
+const MAX_VERIFIED: usize = 100_000;
+
+/// A record whose signature is right.
+#[derive(Debug)]
+pub struct Checked {
     /// What it says.
     pub record: Record,
     /// As it came, to pass on.
     pub signed: Signed,
-    /// When it came.
-    pub since: Duration,
     /// Of its bytes.
     content: u64,
+}
+
+/// A record that is held.
+#[derive(Clone, Debug)]
+pub struct Held {
+    checked: Arc<Checked>,
+    /// When it came.
+    pub since: Duration,
+}
+
+impl Deref for Held {
+    type Target = Checked;
+
+    fn deref(&self) -> &Checked {
+        &self.checked
+    }
+}
+
+/// Records that were verified before. Whether a signature is right does not change, so the nodes
+/// of a simulation share one: it saves time and memory, and changes nothing that they do.
+#[derive(Clone, Debug, Default)]
+pub struct Verified(Arc<Mutex<HashMap<[u8; 32], Arc<Checked>>>>);
+
+impl Verified {
+    fn get(&self, fingerprint: &[u8; 32]) -> Option<Arc<Checked>> {
+        let all = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        all.get(fingerprint).cloned()
+    }
+
+    fn insert(&self, fingerprint: [u8; 32], checked: &Arc<Checked>) {
+        let mut all = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if all.len() >= MAX_VERIFIED {
+            all.clear();
+        }
+        all.insert(fingerprint, Arc::clone(checked));
+    }
+}
+
+/// Of all that a signature's check depends on.
+fn fingerprint(signed: &Signed, cluster: &str) -> [u8; 32] {
+    let mut context = ring::digest::Context::new(&ring::digest::SHA256);
+    for part in [
+        cluster.as_bytes(),
+        &signed.bytes,
+        &signed.key,
+        &signed.signature,
+    ] {
+        context.update(&part.len().to_be_bytes());
+        context.update(part);
+    }
+    let mut bytes = [0; 32];
+    bytes.copy_from_slice(context.finish().as_ref());
+    bytes
 }
 
 /// What became of a record that was offered.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Offer {
     /// It is held now, and is news for others.
-    Taken(NameHash),
+    Taken {
+        /// By which it is found.
+        name: NameHash,
+        /// Whether an earlier one was, or may have been, held.
+        replaced: bool,
+    },
     /// What is held is the same, or later.
     Known,
     /// It is not taken.
@@ -55,6 +116,8 @@ pub enum StoreError {
 pub struct Store {
     cluster: Box<str>,
     trust: Trust,
+    /// Shared with other nodes of this process, if there are any.
+    verified: Option<Verified>,
     records: BTreeMap<NameHash, Held>,
     /// How many nodes are there by their heads.
     here: usize,
@@ -72,10 +135,16 @@ impl Store {
         Self {
             cluster: cluster.into(),
             trust,
+            verified: None,
             records: BTreeMap::new(),
             here: 0,
             buckets: [0; BUCKETS],
         }
+    }
+
+    /// Looks signatures up where others have verified them.
+    pub fn share(&mut self, verified: Verified) {
+        self.verified = Some(verified);
     }
 
     /// Takes a record if it is later than what is held and its key is its node's. Any node may say
@@ -87,16 +156,21 @@ impl Store {
         lives: impl FnOnce(&Record) -> bool,
         now: Duration,
     ) -> Offer {
-        let record = match signed.decode() {
-            Ok(record) => record,
+        // Most of what comes is there already: several members send each record.
+        if self.has(signed) {
+            return Offer::Known;
+        }
+        let (checked, verified) = match self.open(signed) {
+            Ok(opened) => opened,
             Err(error) => return Offer::Refused(error.into()),
         };
-        let (name, content) = (record.id(), content_of(signed));
+        let (record, content) = (&checked.record, checked.content);
+        let name = record.id();
         let held = self.records.get(&name);
         let later = |held: &Held| (held.record.version, held.content) < (record.version, content);
         if record.part > 0 {
             // It may have come before its head: then it comes again.
-            if !self.speaks_of(&record, signed) || !held.is_none_or(later) {
+            if !self.speaks_of(record, signed) || !held.is_none_or(later) {
                 return Offer::Known;
             }
         } else {
@@ -104,28 +178,61 @@ impl Store {
             if before.is_some_and(|(_, key)| *key == signed.key) && !held.is_none_or(later) {
                 return Offer::Known;
             }
-            if let Err(error) = (self.trust).admits(&record, &signed.key, before, &self.cluster) {
+            if let Err(error) = (self.trust).admits(record, &signed.key, before, &self.cluster) {
                 return Offer::Refused(error.into());
             }
             if !held.is_none_or(later) {
                 return Offer::Known;
             }
-            if record.content == Content::Forgotten && lives(&record) {
+            if record.content == Content::Forgotten && lives(record) {
                 return Offer::Refused(StoreError::Lives);
             }
         }
         // Last, since it costs most: what changes nothing may be anybody's.
-        if let Err(error) = signed.verify(&self.cluster) {
+        if !verified && let Err(error) = self.verify(&checked) {
             return Offer::Refused(error.into());
         }
-        let held = Held {
-            record,
-            signed: signed.clone(),
-            since: now,
-            content,
+        // A part may have come and gone with its head before.
+        let replaced = held.is_some() || record.part > 0;
+        let since = now;
+        self.insert(name, Held { checked, since });
+        Offer::Taken { name, replaced }
+    }
+
+    /// Whether the same bytes, or a later version by the same key, are held. Reads no more of them
+    /// than it has to.
+    fn has(&self, signed: &Signed) -> bool {
+        let Some((name, part, version)) = signed.peek() else {
+            return false;
         };
-        self.insert(name, held);
-        Offer::Taken(name)
+        let held = self.records.get(&NameHash::of_part(name, part));
+        held.is_some_and(|held| {
+            let later = version < held.record.version && signed.key == held.signed.key;
+            later || *signed == held.signed
+        })
+    }
+
+    /// What a record says, and whether its signature was verified before.
+    fn open(&self, signed: &Signed) -> Result<(Arc<Checked>, bool), RecordError> {
+        let shared = self.verified.as_ref();
+        let known = shared.and_then(|all| all.get(&fingerprint(signed, &self.cluster)));
+        if let Some(known) = known {
+            return Ok((known, true));
+        }
+        let checked = Checked {
+            record: signed.decode()?,
+            signed: signed.clone(),
+            content: content_of(signed),
+        };
+        Ok((Arc::new(checked), false))
+    }
+
+    fn verify(&self, checked: &Arc<Checked>) -> Result<(), RecordError> {
+        checked.signed.verify(&self.cluster)?;
+        if let Some(verified) = &self.verified {
+            verified.insert(fingerprint(&checked.signed, &self.cluster), checked);
+        }
+        Ok(())
     }
 
     /// Whether the head that is held says that there is such a part, of its own key.
@@ -334,9 +441,9 @@ mod tests {
     fn the_latest_is_held() {
         let mut store = Store::new("test", Trust::FirstSight);
         let (old, new) = (signed("a", 1, 9, 1), signed("a", 2, 1, 1));
-        assert!(matches!(store.offer(&old, dead, NOW), Offer::Taken(_)));
+        assert!(matches!(store.offer(&old, dead, NOW), Offer::Taken { .. }));
         assert_eq!(store.offer(&old, dead, NOW), Offer::Known);
-        assert!(matches!(store.offer(&new, dead, NOW), Offer::Taken(_)));
+        assert!(matches!(store.offer(&new, dead, NOW), Offer::Taken { .. }));
         assert_eq!(store.offer(&old, dead, NOW), Offer::Known);
         assert_eq!(store.len(), 1);
         let forged = Signed::new(&record("a", 9, 9), "test", &key(99)).expect("short");
@@ -365,7 +472,7 @@ mod tests {
     fn parts_come_and_go_with_their_head() {
         let mut store = Store::new("test", Trust::FirstSight);
         let mut take = |signed: &Signed| match store.offer(signed, dead, NOW) {
-            Offer::Taken(_) => Some(
+            Offer::Taken { .. } => Some(
                 store
                     .nodes()
                     .map(|(r, _)| r.networks()[0].prefixes.len())
@@ -392,7 +499,7 @@ mod tests {
         let mut gone = record("a", 3, 1);
         gone.content = Content::Gone;
         let gone = Signed::new(&gone, "test", &key(1)).expect("short");
-        assert!(matches!(store.offer(&gone, dead, NOW), Offer::Taken(_)));
+        assert!(matches!(store.offer(&gone, dead, NOW), Offer::Taken { .. }));
         assert_eq!((store.len(), store.here()), (1, 0));
         // As one that has never heard of any part.
         let mut other = Store::new("test", Trust::FirstSight);
@@ -404,13 +511,16 @@ mod tests {
     fn a_new_key_ends_the_old_ones_parts() {
         let mut store = Store::new("test", Trust::FirstSight);
         for signed in [in_parts(1, 1, 2, 1), part(1, 1, 1)] {
-            assert!(matches!(store.offer(&signed, dead, NOW), Offer::Taken(_)));
+            assert!(matches!(
+                store.offer(&signed, dead, NOW),
+                Offer::Taken { .. }
+            ));
         }
         // As a configuration, or an authority, would let it.
         store.trust = Trust::Configured([("a".to_owned(), crate::gossip::public(&key(2)))].into());
         assert!(matches!(
             store.offer(&in_parts(2, 1, 2, 2), dead, NOW),
-            Offer::Taken(_)
+            Offer::Taken { .. }
         ));
         assert_eq!(store.len(), 1);
     }
@@ -421,10 +531,10 @@ mod tests {
         let mut gone = record("a", 1, 2);
         gone.content = Content::Gone;
         let gone = Signed::new(&gone, "test", &key(1)).expect("short");
-        assert!(matches!(store.offer(&gone, dead, NOW), Offer::Taken(_)));
+        assert!(matches!(store.offer(&gone, dead, NOW), Offer::Taken { .. }));
         assert!(matches!(
             store.offer(&signed("b", 1, 1, 1), dead, NOW),
-            Offer::Taken(_)
+            Offer::Taken { .. }
         ));
         assert_eq!(store.offer(&signed("a", 1, 1, 1), dead, NOW), Offer::Known);
         store.expire(GONE_FOR.mul_f64(0.99));
@@ -448,11 +558,11 @@ mod tests {
         assert_eq!(store.offer(&forgotten, |_| true, NOW), refused);
         assert!(matches!(
             store.offer(&forgotten, dead, NOW),
-            Offer::Taken(_)
+            Offer::Taken { .. }
         ));
         assert_eq!(store.offer(&old, dead, NOW), Offer::Known);
         let new = Signed::new(&record("a", 6, 1), "test", &key(60)).expect("short");
-        assert!(matches!(store.offer(&new, dead, NOW), Offer::Taken(_)));
+        assert!(matches!(store.offer(&new, dead, NOW), Offer::Taken { .. }));
         let again = Signed::new(&record("a", 7, 1), "test", &key(1)).expect("short");
         let refused = Offer::Refused(TrustError::NotTheFirst.into());
         assert_eq!(
@@ -472,10 +582,10 @@ mod tests {
                 .map(|name| b.get(name).expect("it said so").signed.clone())
                 .collect();
             for signed in wanted {
-                assert!(matches!(a.offer(&signed, dead, NOW), Offer::Taken(_)));
+                assert!(matches!(a.offer(&signed, dead, NOW), Offer::Taken { .. }));
             }
             for signed in lacked {
-                assert!(matches!(b.offer(&signed, dead, NOW), Offer::Taken(_)));
+                assert!(matches!(b.offer(&signed, dead, NOW), Offer::Taken { .. }));
             }
         }
     }

@@ -5,16 +5,18 @@ use std::convert::Infallible;
 use std::future::Future;
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::pin::Pin;
 use std::time::{Duration, Instant};
 
 use tokio::net::{UdpSocket, lookup_host};
 use tokio::sync::{mpsc, oneshot, watch};
+use tokio::task::JoinHandle;
 use tracing::{debug, info, warn};
 
 use super::engine::{Announcement, Detection, Engine, Event, ForgetError, Options};
-use super::identity::{Identity, IdentityError, random};
+use super::identity::{Identity, IdentityError, random, replace, seconds};
+use super::kept;
 use super::keys::{KeyChange, KeyError, KeyFile, KeyUse};
 use super::record::{Record, RecordError};
 use super::refusal::Refusal;
@@ -24,6 +26,10 @@ use super::wire::Member;
 
 /// How often the peers' names are looked up.
 const RESOLVE_INTERVAL: Duration = Duration::from_secs(30);
+/// How long after a change what others say is written down.
+const KEEP_AFTER: Duration = Duration::from_secs(2);
+/// How often it is written down when nothing changes, so that it does not look old.
+const KEEP_AGAIN: Duration = Duration::from_secs(3600);
 /// How often a refusal from one source is logged at most.
 const LOG_INTERVAL: Duration = Duration::from_secs(60);
 /// Sources of which it is remembered when they were last logged.
@@ -107,6 +113,7 @@ enum Request {
     Leave(oneshot::Sender<()>),
     Announce(Announcement, oneshot::Sender<Result<(), RecordError>>),
     Keys(KeyChange, oneshot::Sender<Result<Vec<KeyUse>, KeyError>>),
+    Peers(Vec<(String, u16)>, oneshot::Sender<()>),
     Forget(String, oneshot::Sender<Result<(), ForgetError>>),
 }
 
@@ -166,6 +173,14 @@ impl GossipHandle {
         answer.await.ok()
     }
 
+    /// Looks for others at these hosts and ports from now on; none when gossip has ended.
+    pub async fn set_peers(&self, peers: Vec<(String, u16)>) -> Option<()> {
+        let (reply, answer) = oneshot::channel();
+        let request = Request::Peers(peers, reply);
+        self.requests.send(request).await.ok()?;
+        answer.await.ok()
+    }
+
     /// Says that this node and its pods have gone.
     pub async fn leave(&self) {
         let (reply, answer) = oneshot::channel();
@@ -186,6 +201,13 @@ pub struct Gossip {
     /// The engine's time zero.
     start: Instant,
     peers: Vec<(String, u16)>,
+    /// Has what others said last, for the next start.
+    kept: PathBuf,
+    /// When that is written down next.
+    keep_at: Instant,
+    keeping: Option<JoinHandle<()>>,
+    /// Whether these are others than were looked up last.
+    peers_changed: bool,
     requests: mpsc::Receiver<Request>,
     handle: GossipHandle,
     records: watch::Sender<Vec<Record>>,
@@ -239,6 +261,7 @@ impl Gossip {
         };
         let port = address.port();
         let socket = bind().map_err(|error| GossipError::Port { port, error })?;
+        let kept = options.state.join(format!("{}.records", options.node));
         let Identity { key, incarnation } = Identity::next(&options.state, &options.node)?;
         let engine = Options {
             keys: key_file.ring(&cluster),
@@ -253,9 +276,11 @@ impl Gossip {
             detection: options.detection,
             trust: options.trust,
             certificate: options.certificate,
+            verified: None,
             seed: random()?,
         };
         let mut engine = Engine::new(engine, key, Duration::ZERO);
+        restore(&mut engine, &kept);
         engine.announce(options.announcement, Duration::ZERO)?;
         let (send_request, requests) = mpsc::channel(16);
         let (records, watched) = watch::channel(Vec::new());
@@ -266,6 +291,10 @@ impl Gossip {
             socket,
             start: Instant::now(),
             peers: options.peers,
+            kept,
+            keep_at: Instant::now() + KEEP_AGAIN,
+            keeping: None,
+            peers_changed: false,
             requests,
             handle: GossipHandle {
                 requests: send_request,
@@ -307,7 +336,7 @@ impl Gossip {
                         self.receive(Ok(next), &mut buffer);
                     }
                 }
-                () = tokio::time::sleep_until(wake.min(resolve_at).into()) => {
+                () = tokio::time::sleep_until(wake.min(resolve_at).min(self.keep_at).into()) => {
                     if Instant::now() >= resolve_at {
                         resolve_at = Instant::now() + RESOLVE_INTERVAL;
                         resolving = resolving.or_else(|| Some(resolve(self.peers.clone())));
@@ -319,10 +348,41 @@ impl Gossip {
                 }
                 Some(request) = self.requests.recv() => self.answer(request),
             }
+            if std::mem::take(&mut self.peers_changed) {
+                // What was being looked up is of the old list.
+                resolving = Some(resolve(self.peers.clone()));
+                resolve_at = Instant::now() + RESOLVE_INTERVAL;
+            }
+            if Instant::now() >= self.keep_at {
+                self.keep();
+            }
             let now = self.now();
             self.engine.wake(now);
             self.settle();
         }
+    }
+
+    /// Writes down what others say, on a thread that may wait for the disk.
+    fn keep(&mut self) {
+        if self
+            .keeping
+            .as_ref()
+            .is_some_and(|task| !task.is_finished())
+        {
+            self.keep_at = Instant::now() + KEEP_AFTER;
+            return;
+        }
+        self.keep_at = Instant::now() + KEEP_AGAIN;
+        let Some(bytes) = kept::file(self.engine.to_keep(), seconds()) else {
+            warn!("other nodes say too much to be kept for the next start");
+            return;
+        };
+        let path = self.kept.clone();
+        self.keeping = Some(tokio::task::spawn_blocking(move || {
+            if let Err(error) = replace(&path, &bytes) {
+                warn!("what other nodes say is not kept for the next start: {error}");
+            }
+        }));
     }
 
     fn receive(&mut self, received: io::Result<(usize, SocketAddr)>, buffer: &mut [u8]) {
@@ -342,6 +402,10 @@ impl Gossip {
             Request::Forget(name, reply) => {
                 let now = self.now();
                 let _ = reply.send(self.engine.forget(&name, now));
+            }
+            Request::Peers(peers, reply) => {
+                (self.peers, self.peers_changed) = (peers, true);
+                let _ = reply.send(());
             }
             Request::Keys(change, reply) => {
                 let _ = reply.send(self.change_keys(&change));
@@ -410,6 +474,7 @@ impl Gossip {
         if changed {
             let records = self.engine.store().nodes().map(|(record, _)| record);
             self.records.send_replace(records.collect());
+            self.keep_at = self.keep_at.min(Instant::now() + KEEP_AFTER);
         }
     }
 
@@ -442,6 +507,24 @@ impl Gossip {
             Event::Unannounced(error) => {
                 tracing::error!("cannot announce this node: {error}");
             }
+        }
+    }
+}
+
+/// Takes what was kept at an earlier start. It is not needed, so nothing fails without it.
+fn restore(engine: &mut Engine, path: &Path) {
+    match kept::read(path, seconds()) {
+        Ok(records) if records.is_empty() => {}
+        Ok(records) => {
+            let taken = engine.restore(&records, Duration::ZERO);
+            info!(
+                taken,
+                of = records.len(),
+                "took what other nodes said before this start"
+            );
+        }
+        Err(error) => {
+            warn!(file = %path.display(), "what other nodes said before this start is not used: {error}");
         }
     }
 }

@@ -80,7 +80,7 @@ pub enum Message {
     /// Answers [`Hello`](Self::Hello).
     Welcome(Member),
     /// foca's.
-    Swim(Vec<u8>),
+    Swim(#[serde(with = "super::bytes")] Vec<u8>),
     /// News, or what was asked for.
     Records(Vec<Signed>),
     /// A hash of each bucket; whoever has others answers with what it has.

@@ -11,7 +11,7 @@ use rand::{RngExt, SeedableRng};
 use ring::signature::Ed25519KeyPair;
 use viaduct_control::gossip::{
     Announcement, Claim, Content, Detection, Engine, KeyRing, MAX_DATAGRAM, Member, NameHash,
-    NetworkPart, Options, Trust,
+    NetworkPart, Options, Trust, Verified,
 };
 
 /// What the network does to datagrams.
@@ -51,6 +51,8 @@ pub struct Net {
     /// Bytes sent, UDP and IPv4 headers included.
     pub bytes: u64,
     pub longest: usize,
+    /// Signatures that were right once are right for all.
+    verified: Verified,
 }
 
 pub fn address(node: usize) -> SocketAddr {
@@ -108,6 +110,7 @@ impl Net {
             rng: StdRng::seed_from_u64(seed),
             bytes: 0,
             longest: 0,
+            verified: Verified::default(),
         }
     }
 
@@ -151,6 +154,7 @@ impl Net {
             detection: self.detection,
             trust: Trust::FirstSight,
             certificate: None,
+            verified: Some(self.verified.clone()),
             keys: KeyRing::new("simulated", &[[1; 32]]),
             seed: self.rng.random(),
         };
@@ -333,7 +337,7 @@ impl Net {
     /// How many of those that run know of so many others that live.
     pub fn members(&self) -> Vec<usize> {
         self.live()
-            .map(|(_, engine)| engine.members().count())
+            .map(|(_, engine)| engine.members_count())
             .collect()
     }
 

@@ -29,6 +29,7 @@ fn engine() -> Engine {
         detection: Detection::default(),
         trust: Trust::FirstSight,
         certificate: None,
+        verified: None,
         keys: KeyRing::new("noise", &[[1; 32]]),
         seed: [2; 32],
     };

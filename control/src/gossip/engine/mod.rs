@@ -28,7 +28,7 @@ use self::spread::{News, PUSH_INTERVAL};
 use super::record::{Content, NameHash, Record, RecordError, Signed};
 use super::refusal::Refusal;
 use super::seal::{KeyId, KeyRing, MAX_MESSAGE, Seal};
-use super::store::{Offer, Store, StoreError};
+use super::store::{Offer, Store, StoreError, Verified};
 use super::trust::{Certificate, Trust};
 use super::wire::{BUCKETS, Member, Message, ROOM};
 
@@ -53,6 +53,8 @@ pub struct Options {
     pub certificate: Option<Certificate>,
     /// The cluster's keys.
     pub keys: KeyRing,
+    /// What other nodes of this process have verified; a node by itself has none.
+    pub verified: Option<Verified>,
     /// Seeds all that is random, the session of the seal among it.
     pub seed: [u8; 32],
 }
@@ -126,8 +128,8 @@ pub struct Engine {
     heard: HashMap<KeyId, Duration>,
     store: Store,
     rng: StdRng,
-    /// Who lives, without this node; foca's list, copied where it is drawn from.
-    members: Vec<Member>,
+    /// Where those are who live, without this node; of foca's list, copied where it is drawn from.
+    members: Vec<SocketAddr>,
     /// Whether foca's list may have changed since.
     members_stale: bool,
     pulls_on: bool,
@@ -179,10 +181,14 @@ impl Engine {
         let mut rng = StdRng::from_seed(options.seed);
         let swim = sized(options.detection, 0);
         let swim_rng = StdRng::from_rng(&mut rng);
+        let mut store = Store::new(&options.cluster, options.trust);
+        if let Some(verified) = options.verified {
+            store.share(verified);
+        }
         let mut engine = Self {
             seal: Seal::new(options.keys, rng.random()),
             heard: HashMap::new(),
-            store: Store::new(&options.cluster, options.trust),
+            store,
             foca: Foca::new(options.member, swim, swim_rng, PostcardCodec),
             detection: options.detection,
             certificate: options.certificate,
@@ -216,6 +222,11 @@ impl Engine {
     /// Who lives, without this node.
     pub fn members(&self) -> impl Iterator<Item = &Member> {
         self.foca.iter_members().map(foca::Member::id)
+    }
+
+    /// How many live, without this node.
+    pub fn members_count(&self) -> usize {
+        self.foca.num_members()
     }
 
     /// What is known of all nodes, this one among them.
@@ -253,8 +264,9 @@ impl Engine {
 
     /// Where other nodes may be found; replaces the earlier list.
     pub fn set_seeds(&mut self, seeds: Vec<SocketAddr>) {
+        let same = self.seeds == seeds;
         self.seeds = seeds;
-        if self.foca.num_members() == 0 {
+        if self.foca.num_members() == 0 || !same {
             self.seek();
         }
     }
@@ -380,7 +392,7 @@ impl Engine {
     fn refresh_members(&mut self) {
         if mem::take(&mut self.members_stale) {
             self.members.clear();
-            let members = self.foca.iter_members().map(|member| member.id().clone());
+            let members = self.foca.iter_members().map(|member| member.id().address);
             self.members.extend(members);
             let count = self.members.len();
             // Others have to have the time to contradict, which grows with their number's logarithm.
@@ -398,9 +410,12 @@ impl Engine {
     }
 
     fn send(&mut self, to: SocketAddr, message: &Message) {
-        let bytes = message.to_bytes();
-        debug_assert!(bytes.len() <= MAX_MESSAGE, "{message:?}");
-        self.out.push((to, self.seal.seal(&bytes)));
+        self.send_bytes(to, &message.to_bytes());
+    }
+
+    fn send_bytes(&mut self, to: SocketAddr, message: &[u8]) {
+        debug_assert!(message.len() <= MAX_MESSAGE, "{message:?}");
+        self.out.push((to, self.seal.seal(message)));
     }
 
     /// Takes a record that somebody sent.
@@ -410,8 +425,8 @@ impl Engine {
         match self.store.offer(signed, lives, now) {
             Offer::Known => {}
             Offer::Refused(why) => self.events.push(Event::RecordRefused { from, why }),
-            Offer::Taken(name) => {
-                self.is_news(name, now);
+            Offer::Taken { name, replaced } => {
+                self.is_news(name, replaced, now);
                 let Some(held) = self.store.get(name) else {
                     return;
                 };
@@ -448,7 +463,8 @@ impl Engine {
             return;
         }
         let me = self.foca.identity().clone();
-        let live: HashSet<&str> = self.members.iter().map(|m| &m.name[..]).collect();
+        let live = self.foca.iter_members().map(|m| &m.id().name[..]);
+        let live: HashSet<&str> = live.collect();
         let silent = self
             .store
             .iter()
@@ -467,9 +483,7 @@ impl Engine {
     fn seek(&mut self) {
         self.refresh_members();
         let me = self.foca.identity().clone();
-        let known = |seed: &SocketAddr| {
-            *seed == me.address || self.members.iter().any(|member| member.address == *seed)
-        };
+        let known = |seed: &SocketAddr| *seed == me.address || self.members.contains(seed);
         let unknown: Vec<_> = self.seeds.iter().copied().filter(|s| !known(s)).collect();
         for seed in unknown {
             self.send(seed, &Message::Hello(me.clone()));

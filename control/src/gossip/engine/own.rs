@@ -117,8 +117,8 @@ impl Engine {
         }
         // The head first: it says which parts count.
         for signed in &signed {
-            if let Offer::Taken(name) = self.store.offer(signed, |_| false, now) {
-                self.is_news(name, now);
+            if let Offer::Taken { name, .. } = self.store.offer(signed, |_| false, now) {
+                self.is_news(name, true, now);
             }
         }
         Ok(())
@@ -164,8 +164,8 @@ impl Engine {
         };
         let signed = Signed::new(&record, &self.cluster, &self.key);
         let signed = signed.map_err(|_| ForgetError::Unknown)?;
-        if let Offer::Taken(name) = self.store.offer(&signed, |_| false, now) {
-            self.is_news(name, now);
+        if let Offer::Taken { name, .. } = self.store.offer(&signed, |_| false, now) {
+            self.is_news(name, true, now);
         }
         Ok(())
     }

@@ -8,6 +8,7 @@ use rand::seq::{IndexedRandom, SliceRandom};
 
 use super::{Due, Engine, Event};
 use crate::gossip::record::{NameHash, Signed};
+use crate::gossip::store::Offer;
 use crate::gossip::wire::{Message, ROOM, Range};
 
 /// How often news are pushed, while there are any.
@@ -32,13 +33,47 @@ pub(super) struct News {
 }
 
 impl Engine {
-    /// Others are to have this.
-    pub(super) fn is_news(&mut self, name: NameHash, now: Duration) {
+    /// Takes what was known before this node started; nobody has to answer for it. Others that know
+    /// more say so. How many were taken.
+    pub fn restore(&mut self, records: &[Signed], now: Duration) -> usize {
+        let me = NameHash::of(&self.foca.identity().name);
+        let mut taken = 0;
+        for signed in records {
+            // What this node was is its own affair.
+            let name = signed.peek().map(|(name, ..)| NameHash::of(name));
+            if name == Some(me) {
+                continue;
+            }
+            if let Offer::Taken { name, .. } = self.store.offer(signed, |_| false, now) {
+                self.events.push(Event::Record(name));
+                taken += 1;
+            }
+        }
+        taken
+    }
+
+    /// What others said last, as they signed it, heads before parts.
+    pub fn to_keep(&self) -> impl Iterator<Item = &Signed> {
+        let me = &self.foca.identity().name;
+        let others = || {
+            self.store
+                .iter()
+                .filter(move |held| held.record.name != *me)
+        };
+        let heads = others().filter(|held| held.record.part == 0);
+        let parts = others().filter(|held| held.record.part > 0);
+        heads.chain(parts).map(|held| &held.signed)
+    }
+
+    /// Others are to have this; an earlier one may be news still if it `replaced` one.
+    pub(super) fn is_news(&mut self, name: NameHash, replaced: bool, now: Duration) {
         self.events.push(Event::Record(name));
         if self.news.is_empty() {
             self.at(now, Due::Push);
         }
-        self.news.retain(|news| news.name != name);
+        if replaced {
+            self.news.retain(|news| news.name != name);
+        }
         // As memberlist does it: four times the digits of the number of nodes.
         let digits = (self.foca.num_members() + 1).ilog10() + 1;
         let left = 4 * usize::try_from(digits).unwrap_or(1);
@@ -55,14 +90,19 @@ impl Engine {
         }
         self.news.sort_by_key(|news| usize::MAX - news.left);
         let targets: Vec<_> = (self.members.sample(&mut self.rng, FANOUT))
-            .map(|member| member.address)
+            .copied()
             .collect();
         let store = &self.store;
         let records = self.news.iter().filter_map(|news| store.get(news.name));
         let (messages, packed) = pack(records.map(|held| &held.signed), PUSH_MESSAGES);
+        if packed == 0 {
+            // Of parts that went with their head.
+            self.news.clear();
+        }
+        let messages: Vec<_> = messages.iter().map(Message::to_bytes).collect();
         for target in &targets {
             for message in &messages {
-                self.send(*target, message);
+                self.send_bytes(*target, message);
             }
         }
         for news in self.news.iter_mut().take(packed) {
@@ -73,9 +113,8 @@ impl Engine {
 
     pub(super) fn pull(&mut self) {
         self.refresh_members();
-        if let Some(member) = self.members.choose(&mut self.rng) {
-            let to = member.address;
-            self.send_digest(to);
+        if let Some(to) = self.members.choose(&mut self.rng) {
+            self.send_digest(*to);
         }
     }
 
