@@ -14,6 +14,8 @@ const FRAME_SIZE: u32 = 2048;
 const RING: u32 = 512;
 /// Packets between two looks at the clock and the rings.
 const BATCH: usize = 64;
+/// Batches that a sleepy generator may make up for.
+const SLEEPY_BATCHES: u64 = 4;
 /// How long a sleepy generator sleeps at most.
 const LONGEST_PAUSE: Duration = Duration::from_micros(500);
 /// How long frames may take to come back in the end.
@@ -89,7 +91,9 @@ impl Sockets {
 
     /// Sends until told to stop, a packet each `interval` (1/256 ns; 0: flat out).
     pub(crate) fn generate(&mut self, interval: u64, sleepy: bool, stop: &AtomicBool, sent: &Sent) {
-        let backlog = interval.saturating_mul(BATCH as u64);
+        // Whoever sleeps may oversleep.
+        let batches = if sleepy { SLEEPY_BATCHES } else { 1 };
+        let backlog = interval.saturating_mul(BATCH as u64 * batches);
         let mut next = 0;
         sent.first.store(0, Ordering::Relaxed);
         while !stop.load(Ordering::Relaxed) {

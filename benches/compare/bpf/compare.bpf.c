@@ -204,7 +204,8 @@ static __always_inline void swap_addresses(struct iphdr *ip)
 	ip->saddr = address;
 }
 
-// Sends a tunnel's packet back, inside and outside. Checksums stay as they are: their parts change places.
+// Sends a tunnel's packet back, inside and outside. Checksums stay as they are, since their parts only change places;
+// but a kernel leaves the outer UDP checksum to a NIC, which a veth is not.
 SEC("xdp")
 int reflect(struct xdp_md *ctx)
 {
@@ -219,6 +220,7 @@ int reflect(struct xdp_md *ctx)
 		return XDP_PASS;
 	swap_macs(data);
 	swap_addresses(data + ETH_HLEN);
+	((struct udphdr *)(data + ETH_HLEN + sizeof(struct iphdr)))->check = 0;
 	swap_macs(eth);
 	swap_addresses(ip);
 	__u16 port = udp->dest;

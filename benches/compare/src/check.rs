@@ -175,10 +175,7 @@ mod tests {
     use crate::systems::{OUTER_LEN, Outer};
 
     fn point(case: Case) -> Point {
-        Point::bases(case)
-            .into_iter()
-            .find(|p| p.source == Source::Skb)
-            .expect("a base point")
+        Point::base(case, Source::Skb)
     }
 
     /// What a pod sends, with these Ethernet addresses.

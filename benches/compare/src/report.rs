@@ -266,11 +266,11 @@ fn line(row: &Row) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::plan::Case;
+    use crate::plan::{Case, Source};
 
     #[test]
     fn what_was_not_measured_has_a_reason() {
-        let point = Point::bases(Case::Encap)[0];
+        let point = Point::base(Case::Encap, Source::Skb);
         let mut row = Row::new(Kind::Ovs, &point);
         row.fails_all("cannot run ovsdb-tool");
         let value = row.to_json();
@@ -283,7 +283,7 @@ mod tests {
 
     #[test]
     fn medians_spreads_and_ratios() {
-        let point = Point::bases(Case::Decap)[0];
+        let point = Point::base(Case::Decap, Source::Skb);
         let row = |kind, rates: &[f64]| {
             let mut row = Row::new(kind, &point);
             row.rates = rates.to_vec();

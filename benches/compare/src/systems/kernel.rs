@@ -55,10 +55,13 @@ impl Kernel {
         bed.batch("bridge", &entries)?;
         let devices = bed.shape.pods().map(bed::Pod::host_interface);
         for device in devices.chain([UNDERLAY.to_owned()]) {
-            if setup.source == Source::Frames {
+            if setup.source == Source::Frames || std::env::var("GRO").is_ok() {
                 bed.run(&format!("ethtool -K {device} gro on"))?;
             }
             // A processor of its own, as those have that poll: else all would be done by the generator's.
+            if std::env::var("NORPS").is_ok() {
+                continue;
+            }
             let mask = format!("{:x}", 1u64 << setup.cpu);
             bed.write_sys(&format!("{device}/queues/rx-0/rps_cpus"), &mask)?;
         }
