@@ -120,9 +120,10 @@ impl Sockets {
                 socket.flush();
             }
             if packets == 0 {
-                match sleepy {
-                    true => std::thread::sleep(pause(interval)),
-                    false => std::hint::spin_loop(),
+                if sleepy {
+                    std::thread::sleep(pause(interval));
+                } else {
+                    std::hint::spin_loop();
                 }
                 continue;
             }

@@ -226,5 +226,6 @@ int reflect(struct xdp_md *ctx)
 	__u16 port = udp->dest;
 	udp->dest = udp->source;
 	udp->source = port;
-	return XDP_TX;
+	// As XDP_TX, which on a veth wakes only a peer with an XDP program.
+	return bpf_redirect(ctx->ingress_ifindex, 0);
 }

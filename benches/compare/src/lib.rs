@@ -204,7 +204,7 @@ fn side_by_side(options: &Options, point: &Point) -> anyhow::Result<Vec<Row>> {
     };
     let kinds = options.systems.iter().copied();
     let kinds: Vec<_> = kinds
-        .filter(|kind| *kind != Kind::ViaductBusy || point.is_base())
+        .filter(|kind| point.is_base() || !kind.is_variant())
         .collect();
     let effort = options.effort(point);
     Session::start(&kinds, point, &effort, &setup)?.run()

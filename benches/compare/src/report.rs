@@ -34,7 +34,8 @@ pub(crate) struct Row {
     pub(crate) ndr_generator_limited: bool,
     /// Nanoseconds a packet, without the generator's.
     pub(crate) costs: Vec<f64>,
-    pub(crate) cost_rate: Option<u64>,
+    /// The rates that came through meanwhile.
+    pub(crate) cost_rates: Vec<f64>,
     pub(crate) generator_cost: Option<f64>,
     pub(crate) trips: Vec<Latency>,
     pub(crate) half_trips: Vec<Latency>,
@@ -54,7 +55,7 @@ impl Row {
             ndrs: Vec::new(),
             ndr_generator_limited: false,
             costs: Vec::new(),
-            cost_rate: None,
+            cost_rates: Vec::new(),
             generator_cost: None,
             trips: Vec::new(),
             half_trips: Vec::new(),
@@ -121,7 +122,10 @@ impl Row {
             ),
             ("cpu_ns_per_packet".to_owned(), self.cost().into()),
             ("cpu_spread".to_owned(), spread(&self.costs)),
-            ("cpu_at_packets_per_s".to_owned(), self.cost_rate.into()),
+            (
+                "cpu_at_packets_per_s".to_owned(),
+                median(&self.cost_rates).into(),
+            ),
             (
                 "generator_cpu_ns_per_packet".to_owned(),
                 self.generator_cost.into(),

@@ -227,7 +227,7 @@ impl<'a> Session<'a> {
         self.rounds(self.effort.rounds, WHAT, |row, subject| {
             let cost: Cost = subject.cost(rate, time)?;
             row.costs.push(cost.per_packet() - own);
-            row.cost_rate = Some(rate);
+            row.cost_rates.push(cost.rate);
             row.generator_cost = Some(own);
             Ok(())
         })
