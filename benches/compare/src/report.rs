@@ -23,6 +23,8 @@ pub(crate) const MEASURES: [&str; 5] = [
 pub(crate) struct Row {
     pub(crate) kind: Kind,
     pub(crate) point: Point,
+    /// Processors that others used before, while all systems were stopped.
+    pub(crate) busy_before: Option<f64>,
     /// Packets a second that came through, flat out.
     pub(crate) rates: Vec<f64>,
     /// Packets a second that were sent for that.
@@ -48,6 +50,7 @@ impl Row {
         Self {
             kind,
             point: *point,
+            busy_before: None,
             rates: Vec::new(),
             sent: Vec::new(),
             generator_rate: None,
@@ -132,6 +135,7 @@ impl Row {
             ),
             ("rtt_us".to_owned(), percentiles(&self.trips)),
             ("rtt_half_us".to_owned(), percentiles(&self.half_trips)),
+            ("processors_busy_before".to_owned(), self.busy_before.into()),
             ("reasons".to_owned(), json!(self.reasons)),
         ]);
         row.into()

@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, bail};
 
+use crate::cpu;
 use crate::measure::{Cost, Subject, is_limit};
 use crate::plan::{Case, Point, Source};
 use crate::report::{Row, median};
@@ -32,6 +33,8 @@ pub(crate) struct Effort {
     pub(crate) locks: Vec<PathBuf>,
 }
 
+/// Processors that others may use without a word.
+const BUSY: f64 = 0.1;
 /// How long locks are held without a break.
 const HOLD: Duration = Duration::from_secs(45);
 
@@ -112,6 +115,7 @@ impl<'a> Session<'a> {
 
     /// Measures; the rows.
     pub(crate) fn run(mut self) -> anyhow::Result<Vec<Row>> {
+        self.look_around()?;
         self.rates()?;
         self.searches()?;
         self.costs()?;
@@ -138,6 +142,20 @@ impl<'a> Session<'a> {
                     row.fails(what, &format!("{e:#}"));
                 }
             }
+        }
+        Ok(())
+    }
+
+    /// Notes what others use of the machine while all systems are stopped.
+    fn look_around(&mut self) -> anyhow::Result<()> {
+        self.quiet.wait()?;
+        let time = Duration::from_millis(300);
+        let (busy, ()) = cpu::watched(time, || Ok(()))?;
+        if busy > BUSY {
+            eprintln!("  something else uses {busy:.1} processors: these figures are worth little");
+        }
+        for (row, _) in &mut self.entrants {
+            row.busy_before = Some(busy);
         }
         Ok(())
     }
