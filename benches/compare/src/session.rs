@@ -169,7 +169,13 @@ impl<'a> Session<'a> {
             Ok(())
         })?;
         self.quiet.wait()?;
-        let limit = self.generator.rate(time)?.received;
+        let alone = self.generator.rate(time);
+        if viaduct_pktgen::is_interrupted() {
+            bail!("interrupted");
+        }
+        let Ok(limit) = alone.map(|rate| rate.received) else {
+            return Ok(());
+        };
         for (row, _) in &mut self.entrants {
             row.generator_rate = Some(limit);
             row.generator_limited = row.rate().map(|rate| is_limit(rate, limit));
