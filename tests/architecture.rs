@@ -19,6 +19,10 @@ const ALLOWED: &[(&str, &[&str])] = &[
         ],
     ),
     ("viaduct-pktgen", &["viaduct-router", "viaduct-encap"]),
+    (
+        "viaduct-compare",
+        &["viaduct-pktgen", "viaduct-router", "viaduct-encap"],
+    ),
     ("viaduct-router", &["viaduct-fib", "viaduct-encap"]),
     ("viaduct-control", &["viaduct-fib", "viaduct-encap"]),
     ("viaduct-fib", &["viaduct-encap"]),

@@ -1,5 +1,6 @@
 //! Sending by AF_XDP: what arrives at a veth's other end is an skb, as from a pod.
 
+use std::io;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
@@ -14,9 +15,11 @@ const FRAME_SIZE: u32 = 2048;
 const RING: u32 = 512;
 /// Packets between two looks at the clock and the rings.
 const BATCH: usize = 64;
+/// Batches that a sleepy generator may make up for.
+const SLEEPY_BATCHES: u64 = 4;
 /// How long a sleepy generator sleeps at most.
 const LONGEST_PAUSE: Duration = Duration::from_micros(500);
-/// How long frames may take to come back in the end.
+/// How long frames may take to come back in the end, and a queue to be free in the beginning.
 const PATIENCE: Duration = Duration::from_millis(200);
 
 /// Nanoseconds of `CLOCK_MONOTONIC`, which is `bpf_ktime_get_ns`.
@@ -58,7 +61,7 @@ impl Sockets {
         let (area, free) = Area::new(frames, FRAME_SIZE, RING).context("no packet memory")?;
         let mut queues = Vec::with_capacity(origins.len());
         for origin in origins {
-            let socket = Xsk::bind(&area.umem(), &origin.name, 0, RING, RING);
+            let socket = bind(&area, &origin.name);
             queues.push(socket.with_context(|| {
                 format!(
                     "cannot send on {}: is another program bound to it?",
@@ -89,7 +92,9 @@ impl Sockets {
 
     /// Sends until told to stop, a packet each `interval` (1/256 ns; 0: flat out).
     pub(crate) fn generate(&mut self, interval: u64, sleepy: bool, stop: &AtomicBool, sent: &Sent) {
-        let backlog = interval.saturating_mul(BATCH as u64);
+        // Whoever sleeps may oversleep.
+        let batches = if sleepy { SLEEPY_BATCHES } else { 1 };
+        let backlog = interval.saturating_mul(BATCH as u64 * batches);
         let mut next = 0;
         sent.first.store(0, Ordering::Relaxed);
         while !stop.load(Ordering::Relaxed) {
@@ -116,9 +121,10 @@ impl Sockets {
                 socket.flush();
             }
             if packets == 0 {
-                match sleepy {
-                    true => std::thread::sleep(pause(interval)),
-                    false => std::hint::spin_loop(),
+                if sleepy {
+                    std::thread::sleep(pause(interval));
+                } else {
+                    std::hint::spin_loop();
                 }
                 continue;
             }
@@ -180,6 +186,19 @@ impl Sockets {
         self.flow = (number + 1) % self.flows.len();
         self.turn = (self.turn + 1) % self.pattern.len();
         Some(header.length)
+    }
+}
+
+/// A socket that is closed holds its queue for some milliseconds more: there may have been one just now.
+fn bind(area: &Area, interface: &str) -> io::Result<Xsk> {
+    let until = Instant::now() + PATIENCE;
+    loop {
+        match Xsk::bind(&area.umem(), interface, 0, RING, RING) {
+            Err(e) if e.kind() == io::ErrorKind::ResourceBusy && Instant::now() < until => {
+                std::thread::sleep(Duration::from_millis(5));
+            }
+            result => return result,
+        }
     }
 }
 

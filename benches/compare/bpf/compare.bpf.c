@@ -204,7 +204,8 @@ static __always_inline void swap_addresses(struct iphdr *ip)
 	ip->saddr = address;
 }
 
-// Sends a tunnel's packet back, inside and outside. Checksums stay as they are: their parts change places.
+// Sends a tunnel's packet back, inside and outside. Checksums stay as they are, since their parts only change places;
+// but a kernel leaves the outer UDP checksum to a NIC, which a veth is not.
 SEC("xdp")
 int reflect(struct xdp_md *ctx)
 {
@@ -219,10 +220,12 @@ int reflect(struct xdp_md *ctx)
 		return XDP_PASS;
 	swap_macs(data);
 	swap_addresses(data + ETH_HLEN);
+	((struct udphdr *)(data + ETH_HLEN + sizeof(struct iphdr)))->check = 0;
 	swap_macs(eth);
 	swap_addresses(ip);
 	__u16 port = udp->dest;
 	udp->dest = udp->source;
 	udp->source = port;
-	return XDP_TX;
+	// As XDP_TX, which on a veth wakes only a peer with an XDP program.
+	return bpf_redirect(ctx->ingress_ifindex, 0);
 }

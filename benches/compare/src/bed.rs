@@ -2,6 +2,7 @@
 //!
 //! All of a node's pods are interfaces of one namespace, since the generator takes turns among interfaces.
 
+use std::fmt::Write as _;
 use std::io::Write as _;
 use std::net::Ipv4Addr;
 use std::path::Path;
@@ -225,26 +226,29 @@ impl Bed {
         );
         for pod in self.shape.pods() {
             let (host, interface) = (pod.host_interface(), pod.interface());
-            lines += &format!(
+            writeln!(
+                lines,
                 "link add {host} address {GATEWAY_MAC} mtu {POD_MTU} type veth peer name {interface} address {} mtu {POD_MTU} netns {pods}\n\
-                 link set {host} up\n",
+                 link set {host} up",
                 pod.mac(),
-            );
+            )?;
         }
         for n in 0..self.shape.nodes() {
-            lines += &format!(
-                "neighbour add {} lladdr {FAR_MAC} dev {UNDERLAY} nud permanent\n",
+            writeln!(
+                lines,
+                "neighbour add {} lladdr {FAR_MAC} dev {UNDERLAY} nud permanent",
                 far(n)
-            );
+            )?;
         }
         batch("ip", &node, &lines)?;
         let mut lines = String::new();
         for pod in self.shape.pods() {
             let interface = pod.interface();
-            lines += &format!(
-                "address add {}/32 dev {interface}\nlink set {interface} up\n",
+            writeln!(
+                lines,
+                "address add {}/32 dev {interface}\nlink set {interface} up",
                 pod.address()
-            );
+            )?;
         }
         batch("ip", &pods, &lines)?;
         let lines = format!(

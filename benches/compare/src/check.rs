@@ -28,6 +28,8 @@ const ETHERNET: usize = 14;
 const IPV4: usize = 20;
 const UDP: usize = 8;
 const VXLAN: usize = 8;
+/// Where the generator's flows go to.
+const PORT: u16 = 6024;
 /// The generator's shortest packet: headers and its stamp.
 const LEAST: usize = ETHERNET + IPV4 + UDP + 20;
 
@@ -78,7 +80,7 @@ fn tap(namespace: &Namespace) -> anyhow::Result<OwnedFd> {
 fn ours(packet: &[u8], case: Case) -> Option<&[u8]> {
     let port = match case {
         Case::Encap => bed::VXLAN_PORT,
-        Case::Decap => 5000,
+        Case::Decap => PORT,
     };
     let udp = packet.get(12..14)? == [8, 0] && *packet.get(23)? == 17;
     (udp && packet.get(36..38)? == port.to_be_bytes()).then_some(packet)
@@ -175,10 +177,7 @@ mod tests {
     use crate::systems::{OUTER_LEN, Outer};
 
     fn point(case: Case) -> Point {
-        Point::bases(case)
-            .into_iter()
-            .find(|p| p.source == Source::Skb)
-            .expect("a base point")
+        Point::base(case, Source::Skb)
     }
 
     /// What a pod sends, with these Ethernet addresses.
@@ -189,7 +188,7 @@ mod tests {
         packet.extend(bed::far_pod(0).octets());
         let sum = !fold(sum(&packet[14..34]));
         packet[24..26].copy_from_slice(&sum.to_be_bytes());
-        packet.extend([4, 0, 19, 136, 0, 30, 0, 0]);
+        packet.extend([4, 0, 0x17, 0x88, 0, 30, 0, 0]);
         packet.resize(64, 0);
         packet
     }

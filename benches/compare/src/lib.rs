@@ -22,10 +22,11 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use anyhow::{Context, ensure};
-use plan::{Case, Point, Source};
+use plan::{Case, Dimension, Others, Point, Source};
 use report::Row;
 use session::{Effort, Session};
 use systems::{Kind, Setup};
+use viaduct_pktgen::Size;
 
 /// Measures data planes side by side, in network namespaces of this machine.
 #[derive(clap::Parser, Debug)]
@@ -39,9 +40,24 @@ pub struct Options {
     /// What arrives at the node
     #[arg(long, value_enum, value_delimiter = ',', default_values_t = Source::ALL)]
     sources: Vec<Source>,
-    /// The base points only: 64 bytes, one flow, one route, one pod
+    /// In what points may differ from the base: 64 bytes, one flow, one route, one pod
+    #[arg(long, value_enum, value_delimiter = ',', default_values_t = Dimension::ALL)]
+    vary: Vec<Dimension>,
+    /// Bytes of frames, or imix, beside the base's
+    #[arg(long, value_delimiter = ',', default_values = ["imix", "1400"])]
+    sizes: Vec<Size>,
+    /// Flows, beside one
+    #[arg(long, value_delimiter = ',', default_values_t = [1000])]
+    flows: Vec<u32>,
+    /// Prefixes of other nodes, beside one; with as many flows as there are at most
+    #[arg(long, value_delimiter = ',', default_values_t = [10_000])]
+    routes: Vec<u32>,
+    /// Pods, beside one; each with a flow
+    #[arg(long, value_delimiter = ',', default_values_t = [16, 110])]
+    pods: Vec<u32>,
+    /// No search for NDR, which takes most of the time
     #[arg(long)]
-    base: bool,
+    no_search: bool,
     /// The base points only, three repeats, no search for NDR
     #[arg(long)]
     short: bool,
@@ -73,14 +89,22 @@ pub struct Options {
 
 impl Options {
     fn points(&self) -> Vec<Point> {
-        let of = |&case: &Case| {
-            if self.short || self.base {
-                Point::bases(case)
-            } else {
-                Point::all(case)
-            }
+        let others = Others {
+            sizes: &self.sizes,
+            flows: &self.flows,
+            routes: &self.routes,
+            pods: &self.pods,
         };
-        let points = self.cases.iter().flat_map(of);
+        let vary = if self.short {
+            &[Dimension::Base][..]
+        } else {
+            &self.vary
+        };
+        let points = self.cases.iter().flat_map(|&case| {
+            let vary = vary.iter();
+            vary.flat_map(|&dimension| Point::along(case, dimension, &others))
+                .collect::<Vec<_>>()
+        });
         points
             .filter(|p| self.sources.contains(&p.source))
             .collect()
@@ -96,7 +120,7 @@ impl Options {
         Effort {
             repeats,
             rounds,
-            search: !self.short,
+            search: !self.short && !self.no_search,
             time: Duration::from_secs_f64(self.seconds),
             locks: self.locks.clone(),
         }
@@ -180,7 +204,7 @@ fn side_by_side(options: &Options, point: &Point) -> anyhow::Result<Vec<Row>> {
     };
     let kinds = options.systems.iter().copied();
     let kinds: Vec<_> = kinds
-        .filter(|kind| *kind != Kind::ViaductBusy || point.is_base())
+        .filter(|kind| point.is_base() || !kind.is_variant())
         .collect();
     let effort = options.effort(point);
     Session::start(&kinds, point, &effort, &setup)?.run()

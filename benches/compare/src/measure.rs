@@ -18,6 +18,8 @@ const WARM_UP: Duration = Duration::from_millis(150);
 const TOLERANCE: u64 = 10;
 /// Of 1,000 packets, those that may be lost while processor time is measured.
 const LOST: f64 = 0.01;
+/// How much of the rate a generator that sleeps has to reach; what is counted is what it did reach.
+const REACHED: f64 = 0.5;
 /// A generator that is asked for all that it has counts as the limit when so much of its best comes through.
 const LIMITED: f64 = 0.95;
 
@@ -152,9 +154,11 @@ impl Subject {
                 "at {rate} packets/s it lost {:.1} %",
                 outcome.loss() * 100.0
             );
+            #[expect(clippy::cast_precision_loss, reason = "a rate")]
+            let reached = outcome.counted.sent_rate() / rate as f64;
             ensure!(
-                !outcome.fell_short(),
-                "the generator did not reach {rate} packets/s"
+                reached > REACHED,
+                "the generator reached {reached:.2} of {rate} packets/s"
             );
             Ok(Cost {
                 processors,

@@ -145,11 +145,11 @@ fn number(value: f64) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::plan::Point;
+    use crate::plan::{Point, Source};
 
     #[test]
     fn a_page_has_bars_and_reasons() {
-        let point = Point::bases(Case::Encap)[0];
+        let point = Point::base(Case::Encap, Source::Skb);
         let mut good = Row::new(Kind::Kernel, &point);
         good.rates = vec![5e5];
         let mut bad = Row::new(Kind::Ovs, &point);

@@ -53,6 +53,34 @@ impl Source {
     }
 }
 
+/// How points differ from the base.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+pub(crate) enum Dimension {
+    Base,
+    Sizes,
+    Flows,
+    Routes,
+    Pods,
+}
+
+impl Dimension {
+    pub(crate) const ALL: [Self; 5] = [
+        Self::Base,
+        Self::Sizes,
+        Self::Flows,
+        Self::Routes,
+        Self::Pods,
+    ];
+}
+
+/// Other values than the base's.
+pub(crate) struct Others<'a> {
+    pub(crate) sizes: &'a [Size],
+    pub(crate) flows: &'a [u32],
+    pub(crate) routes: &'a [u32],
+    pub(crate) pods: &'a [u32],
+}
+
 /// One point of measurement, for all systems.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(crate) struct Point {
@@ -64,7 +92,8 @@ pub(crate) struct Point {
 }
 
 impl Point {
-    const fn base(case: Case, source: Source) -> Self {
+    /// 64 bytes, one flow, one route, one pod.
+    pub(crate) const fn base(case: Case, source: Source) -> Self {
         Self {
             case,
             source,
@@ -74,39 +103,38 @@ impl Point {
         }
     }
 
-    /// The base points: 64 bytes, one flow, one route, one pod, from both sources.
-    pub(crate) fn bases(case: Case) -> Vec<Self> {
-        Source::ALL.map(|source| Self::base(case, source)).to_vec()
-    }
-
-    /// All points of a case, the base first.
-    pub(crate) fn all(case: Case) -> Vec<Self> {
+    /// The points of a case that differ from the base in this dimension; the base itself has both sources.
+    pub(crate) fn along(case: Case, dimension: Dimension, others: &Others<'_>) -> Vec<Self> {
         let base = Self::base(case, Source::Skb);
         let with = |flows, pods, routes| Self {
             flows,
             shape: Shape { pods, routes },
             ..base
         };
-        let mut points = Self::bases(case);
-        points.extend([
-            Self {
-                size: Size::Imix,
-                ..base
-            },
-            Self {
-                size: Size::Fixed(1400),
-                ..base
-            },
-            with(1000, 1, 1),
-            // As many flows, each to another prefix.
-            with(1000, 1, 10_000),
-            with(16, 16, 1),
-            with(110, 110, 1),
-        ]);
-        points
+        let flows = others.flows.iter().copied().max().unwrap_or(1);
+        match dimension {
+            Dimension::Base => Source::ALL.map(|source| Self::base(case, source)).to_vec(),
+            Dimension::Sizes => {
+                let sizes = others.sizes.iter();
+                sizes.map(|&size| Self { size, ..base }).collect()
+            }
+            Dimension::Flows => {
+                let flows = others.flows.iter();
+                flows.map(|&flows| with(flows, 1, 1)).collect()
+            }
+            // With many flows, each to another prefix: else the table would only be large.
+            Dimension::Routes => {
+                let routes = others.routes.iter();
+                routes.map(|&routes| with(flows, 1, routes)).collect()
+            }
+            // At least one flow from or to each.
+            Dimension::Pods => {
+                let pods = others.pods.iter();
+                pods.map(|&pods| with(pods, pods, 1)).collect()
+            }
+        }
     }
 
-    /// Only the size, or only the number of flows, ...: two points with the same of these share their namespaces.
     pub(crate) fn is_base(&self) -> bool {
         *self == Self::base(self.case, self.source)
     }
@@ -124,5 +152,30 @@ impl fmt::Display for Point {
             self.shape.routes,
             self.shape.pods
         )
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn points_differ_in_one_dimension() {
+        let others = Others {
+            sizes: &[Size::Imix],
+            flows: &[100, 1000],
+            routes: &[10_000],
+            pods: &[16, 110],
+        };
+        let all: Vec<_> = Dimension::ALL
+            .iter()
+            .flat_map(|d| Point::along(Case::Decap, *d, &others))
+            .collect();
+        assert_eq!(all.len(), 8);
+        assert_eq!(all.iter().filter(|p| p.is_base()).count(), 2);
+        let shapes = |p: &Point| (p.flows, p.shape.routes, p.shape.pods);
+        assert!(all.iter().any(|p| shapes(p) == (1000, 10_000, 1)));
+        assert!(all.iter().any(|p| shapes(p) == (110, 1, 110)));
+        assert!(all.iter().all(|p| p.case == Case::Decap));
     }
 }

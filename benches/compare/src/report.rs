@@ -23,6 +23,8 @@ pub(crate) const MEASURES: [&str; 5] = [
 pub(crate) struct Row {
     pub(crate) kind: Kind,
     pub(crate) point: Point,
+    /// Processors that others used before, while all systems were stopped.
+    pub(crate) busy_before: Option<f64>,
     /// Packets a second that came through, flat out.
     pub(crate) rates: Vec<f64>,
     /// Packets a second that were sent for that.
@@ -34,7 +36,8 @@ pub(crate) struct Row {
     pub(crate) ndr_generator_limited: bool,
     /// Nanoseconds a packet, without the generator's.
     pub(crate) costs: Vec<f64>,
-    pub(crate) cost_rate: Option<u64>,
+    /// The rates that came through meanwhile.
+    pub(crate) cost_rates: Vec<f64>,
     pub(crate) generator_cost: Option<f64>,
     pub(crate) trips: Vec<Latency>,
     pub(crate) half_trips: Vec<Latency>,
@@ -47,6 +50,7 @@ impl Row {
         Self {
             kind,
             point: *point,
+            busy_before: None,
             rates: Vec::new(),
             sent: Vec::new(),
             generator_rate: None,
@@ -54,7 +58,7 @@ impl Row {
             ndrs: Vec::new(),
             ndr_generator_limited: false,
             costs: Vec::new(),
-            cost_rate: None,
+            cost_rates: Vec::new(),
             generator_cost: None,
             trips: Vec::new(),
             half_trips: Vec::new(),
@@ -121,13 +125,17 @@ impl Row {
             ),
             ("cpu_ns_per_packet".to_owned(), self.cost().into()),
             ("cpu_spread".to_owned(), spread(&self.costs)),
-            ("cpu_at_packets_per_s".to_owned(), self.cost_rate.into()),
+            (
+                "cpu_at_packets_per_s".to_owned(),
+                median(&self.cost_rates).into(),
+            ),
             (
                 "generator_cpu_ns_per_packet".to_owned(),
                 self.generator_cost.into(),
             ),
             ("rtt_us".to_owned(), percentiles(&self.trips)),
             ("rtt_half_us".to_owned(), percentiles(&self.half_trips)),
+            ("processors_busy_before".to_owned(), self.busy_before.into()),
             ("reasons".to_owned(), json!(self.reasons)),
         ]);
         row.into()
@@ -266,11 +274,11 @@ fn line(row: &Row) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::plan::Case;
+    use crate::plan::{Case, Source};
 
     #[test]
     fn what_was_not_measured_has_a_reason() {
-        let point = Point::bases(Case::Encap)[0];
+        let point = Point::base(Case::Encap, Source::Skb);
         let mut row = Row::new(Kind::Ovs, &point);
         row.fails_all("cannot run ovsdb-tool");
         let value = row.to_json();
@@ -283,7 +291,7 @@ mod tests {
 
     #[test]
     fn medians_spreads_and_ratios() {
-        let point = Point::bases(Case::Decap)[0];
+        let point = Point::base(Case::Decap, Source::Skb);
         let row = |kind, rates: &[f64]| {
             let mut row = Row::new(kind, &point);
             row.rates = rates.to_vec();

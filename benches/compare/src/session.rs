@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, bail};
 
+use crate::cpu;
 use crate::measure::{Cost, Subject, is_limit};
 use crate::plan::{Case, Point, Source};
 use crate::report::{Row, median};
@@ -32,6 +33,8 @@ pub(crate) struct Effort {
     pub(crate) locks: Vec<PathBuf>,
 }
 
+/// Processors that others may use without a word.
+const BUSY: f64 = 0.1;
 /// How long locks are held without a break.
 const HOLD: Duration = Duration::from_secs(45);
 
@@ -112,6 +115,7 @@ impl<'a> Session<'a> {
 
     /// Measures; the rows.
     pub(crate) fn run(mut self) -> anyhow::Result<Vec<Row>> {
+        self.look_around()?;
         self.rates()?;
         self.searches()?;
         self.costs()?;
@@ -142,6 +146,20 @@ impl<'a> Session<'a> {
         Ok(())
     }
 
+    /// Notes what others use of the machine while all systems are stopped.
+    fn look_around(&mut self) -> anyhow::Result<()> {
+        self.quiet.wait()?;
+        let time = Duration::from_millis(300);
+        let (busy, ()) = cpu::watched(time, || Ok(()))?;
+        if busy > BUSY {
+            eprintln!("  something else uses {busy:.1} processors: these figures are worth little");
+        }
+        for (row, _) in &mut self.entrants {
+            row.busy_before = Some(busy);
+        }
+        Ok(())
+    }
+
     fn rates(&mut self) -> anyhow::Result<()> {
         let time = self.effort.time;
         self.rounds(self.effort.repeats, "packets_per_s", |row, subject| {
@@ -151,7 +169,13 @@ impl<'a> Session<'a> {
             Ok(())
         })?;
         self.quiet.wait()?;
-        let limit = self.generator.rate(time)?.received;
+        let alone = self.generator.rate(time);
+        if viaduct_pktgen::is_interrupted() {
+            bail!("interrupted");
+        }
+        let Ok(limit) = alone.map(|rate| rate.received) else {
+            return Ok(());
+        };
         for (row, _) in &mut self.entrants {
             row.generator_rate = Some(limit);
             row.generator_limited = row.rate().map(|rate| is_limit(rate, limit));
@@ -227,7 +251,7 @@ impl<'a> Session<'a> {
         self.rounds(self.effort.rounds, WHAT, |row, subject| {
             let cost: Cost = subject.cost(rate, time)?;
             row.costs.push(cost.per_packet() - own);
-            row.cost_rate = Some(rate);
+            row.cost_rates.push(cost.rate);
             row.generator_cost = Some(own);
             Ok(())
         })

@@ -14,7 +14,9 @@ pub(crate) struct Kernel {
 }
 
 impl Kernel {
-    pub(crate) fn start(bed: &Bed, setup: &Setup) -> anyhow::Result<Self> {
+    /// `steered`: has receive packet steering take packets to the processor where others poll. Else the kernel's work is
+    /// done where packets come from: by the sender's processor.
+    pub(crate) fn start(bed: &Bed, setup: &Setup, steered: bool) -> anyhow::Result<Self> {
         bed.run("sysctl -qw net.ipv4.ip_forward=1")?;
         let mut lines = format!(
             "link add {DEVICE} address {} mtu {} type vxlan id {} dstport {} local {} dev {UNDERLAY} nolearning\n\
@@ -58,9 +60,10 @@ impl Kernel {
             if setup.source == Source::Frames {
                 bed.run(&format!("ethtool -K {device} gro on"))?;
             }
-            // A processor of its own, as those have that poll: else all would be done by the generator's.
-            let mask = format!("{:x}", 1u64 << setup.cpu);
-            bed.write_sys(&format!("{device}/queues/rx-0/rps_cpus"), &mask)?;
+            if steered {
+                let mask = format!("{:x}", 1u64 << setup.cpu);
+                bed.write_sys(&format!("{device}/queues/rx-0/rps_cpus"), &mask)?;
+            }
         }
         Ok(Self {
             command: bed.words(&format!("ip -json -stats link show {DEVICE}")),

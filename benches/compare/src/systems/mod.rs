@@ -29,6 +29,8 @@ pub(crate) const PUSHED_LEN: usize = 64;
 pub(crate) enum Kind {
     /// The kernel's VXLAN device, as flannel sets it up
     Kernel,
+    /// The same with receive packet steering, at the base points only
+    KernelRps,
     /// Open vSwitch's userspace datapath, with AF_XDP ports
     Ovs,
     /// An AF_XDP forwarder that only pushes and pulls a fixed header
@@ -54,6 +56,7 @@ impl Kind {
     pub(crate) const fn name(self) -> &'static str {
         match self {
             Self::Kernel => "kernel",
+            Self::KernelRps => "kernel-rps",
             Self::Ovs => "ovs",
             Self::Bare => "bare",
             Self::Xdp => "xdp",
@@ -62,10 +65,15 @@ impl Kind {
         }
     }
 
+    /// A variant of another, to be compared at the base points only.
+    pub(crate) const fn is_variant(self) -> bool {
+        matches!(self, Self::KernelRps | Self::ViaductBusy)
+    }
+
     /// Threads that forward packets and do nothing else; what has none works in the kernel's softirqs.
     pub(crate) const fn workers(self) -> Option<u32> {
         match self {
-            Self::Kernel | Self::Xdp => None,
+            Self::Kernel | Self::KernelRps | Self::Xdp => None,
             Self::Ovs | Self::Bare | Self::Viaduct | Self::ViaductBusy => Some(1),
         }
     }
@@ -107,7 +115,8 @@ pub(crate) trait System {
 
 pub(crate) fn start(kind: Kind, bed: &Bed, setup: &Setup) -> anyhow::Result<Box<dyn System>> {
     Ok(match kind {
-        Kind::Kernel => Box::new(kernel::Kernel::start(bed, setup)?),
+        Kind::Kernel => Box::new(kernel::Kernel::start(bed, setup, false)?),
+        Kind::KernelRps => Box::new(kernel::Kernel::start(bed, setup, true)?),
         Kind::Ovs => Box::new(ovs::OpenVswitch::start(bed, setup)?),
         Kind::Bare => Box::new(bare::Bare::start(bed, setup)?),
         Kind::Xdp => Box::new(xdp::XdpOnly::start(bed)?),
