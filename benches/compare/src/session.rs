@@ -234,6 +234,13 @@ impl<'a> Session<'a> {
             self.skip(WHAT, "no rate that all systems carry is known");
             return Ok(());
         };
+        let busy = self.entrants.iter().find_map(|(row, _)| row.busy_before);
+        if let Some(busy) = busy.filter(|busy| *busy > BUSY) {
+            let reason =
+                format!("something else uses {busy:.1} processors, which would be counted");
+            self.skip(WHAT, &reason);
+            return Ok(());
+        }
         let time = self.effort.time * 2;
         let mut own = Vec::new();
         for _ in 0..self.effort.rounds {

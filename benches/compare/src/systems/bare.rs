@@ -1,14 +1,15 @@
 //! The ceiling of Viaduct's way: AF_XDP sockets with the same rings, batches and options, one thread that polls them,
 //! and nothing done to packets but a fixed header pushed or pulled.
 
+use std::io::ErrorKind;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread::JoinHandle;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, anyhow};
 use viaduct_router::Frame;
-use viaduct_router::xsk::{Area, FrameId, Packet, Xsk};
+use viaduct_router::xsk::{Area, FrameId, Packet, Umem, Xsk};
 
 use super::programs::{Programs, UNDERLAY_PLACE, index, places};
 use super::{OUTER_LEN, Outer, Setup, System};
@@ -26,6 +27,7 @@ const MAX_QUOTA: u32 = 1024;
 const UNDERLAY_SHARES: u32 = 8;
 const TOP_UP: u32 = 32;
 const BATCH: usize = 64;
+const PATIENCE: Duration = Duration::from_secs(1);
 
 /// What the thread and its owner share.
 #[derive(Default)]
@@ -48,12 +50,11 @@ impl Bare {
     pub(crate) fn start(bed: &Bed, setup: &Setup) -> anyhow::Result<Self> {
         let ports = MOST_PODS + 1;
         let frames = (RESERVE + FILL_RING + ports * MIN_QUOTA).next_power_of_two();
-        let (area, free) = Area::new(frames, FRAME_SIZE, FILL_RING).context("no packet memory")?;
-        let umem = area.umem();
-        let anchor = bed
+        // In the node's namespace: the UMEM's own socket looks for its interface where it was made.
+        let (area, free) = bed
             .node()
-            .with(|| Ok(Xsk::bind(&umem, "lo", 0, FILL_RING, 64)?))
-            .context("cannot bind to lo")?;
+            .with(|| Ok(Area::new(frames, FRAME_SIZE, FILL_RING)?))
+            .context("no packet memory")?;
         let share = (frames - RESERVE) / (ports + UNDERLAY_SHARES);
         let mut programs = Programs::load(&["to_socket"])?;
         let mut links = Vec::new();
@@ -64,7 +65,7 @@ impl Bare {
             let (socket, ifindex) = bed
                 .node()
                 .with(|| {
-                    let socket = Xsk::bind(&umem, name, 0, FILL_RING, size)?;
+                    let socket = bind(&umem, name, size)?;
                     Ok((socket, index(name)?))
                 })
                 .with_context(|| format!("cannot bind to {interface}"))?;
@@ -78,7 +79,6 @@ impl Bare {
         }
         let pods = bed.shape.pods().map(ethernet).collect();
         let forwarder = Forwarder {
-            _anchor: anchor,
             area,
             free,
             links,
@@ -123,6 +123,19 @@ impl Drop for Bare {
     }
 }
 
+/// As the router does it: what was closed just now may hold a queue for some milliseconds more.
+fn bind(umem: &Umem, interface: &str, size: u32) -> anyhow::Result<Xsk> {
+    let until = Instant::now() + PATIENCE;
+    loop {
+        match Xsk::bind(umem, interface, 0, FILL_RING, size) {
+            Err(e) if e.kind() == ErrorKind::ResourceBusy && Instant::now() < until => {
+                std::thread::sleep(Duration::from_millis(5));
+            }
+            result => return Ok(result?),
+        }
+    }
+}
+
 /// The Ethernet addresses of what is delivered to a pod.
 fn ethernet(pod: Pod) -> [u8; 12] {
     let mut bytes = [0; 12];
@@ -137,8 +150,6 @@ struct Link {
 }
 
 struct Forwarder {
-    /// Has the UMEM's own rings; the others share its memory only while it is bound.
-    _anchor: Xsk,
     area: Area,
     free: Vec<FrameId>,
     /// The pods', and behind them the underlay's.

@@ -44,8 +44,9 @@ pub(crate) enum Kind {
 }
 
 impl Kind {
-    pub(crate) const ALL: [Self; 6] = [
+    pub(crate) const ALL: [Self; 7] = [
         Self::Kernel,
+        Self::KernelRps,
         Self::Ovs,
         Self::Bare,
         Self::Xdp,
