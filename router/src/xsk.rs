@@ -319,14 +319,20 @@ impl<T: Copy> Ring<T> {
         unsafe { self.slot(index).read() }
     }
 
+    /// Whether the kernel has produced an entry that we have not taken.
+    #[inline]
+    fn has_more(&mut self) -> bool {
+        if self.mine == self.theirs {
+            self.theirs = self.producer().load(Ordering::Acquire);
+        }
+        self.mine != self.theirs
+    }
+
     /// The next entry that the kernel has produced.
     #[inline]
     fn take(&mut self) -> Option<T> {
-        if self.mine == self.theirs {
-            self.theirs = self.producer().load(Ordering::Acquire);
-            if self.mine == self.theirs {
-                return None;
-            }
+        if !self.has_more() {
+            return None;
         }
         // SAFETY: the kernel's index is ahead of ours, so the slot is written
         // and stays so until we release it.
@@ -449,6 +455,12 @@ impl Xsk {
             address: desc.addr,
             len: desc.len,
         })
+    }
+
+    /// Whether there is a packet to receive.
+    #[inline]
+    pub(crate) fn has_received(&mut self) -> bool {
+        self.rx.has_more()
     }
 
     /// How many packets have been received, modulo 2^32.

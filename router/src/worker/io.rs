@@ -207,6 +207,14 @@ impl Io {
         }
     }
 
+    /// Whether a queue has a packet to receive.
+    #[inline]
+    pub(super) fn has_received(&mut self, link: usize, queue: usize) -> bool {
+        let link = self.links.get_mut(link);
+        let xsk = link.and_then(|link| link.queues.get_mut(queue));
+        xsk.is_some_and(Xsk::has_received)
+    }
+
     /// The next packet of a queue, counted.
     #[inline]
     pub(super) fn receive(&mut self, link: usize, queue: usize) -> Option<Received> {
