@@ -82,9 +82,6 @@ pub struct Options {
     /// Where the report goes
     #[arg(long, default_value = "target/bench")]
     output: PathBuf,
-    /// Files that are locked while anything is measured, one after the other: others who lock them do not disturb
-    #[arg(long = "lock")]
-    locks: Vec<PathBuf>,
 }
 
 impl Options {
@@ -122,7 +119,6 @@ impl Options {
             rounds,
             search: !self.short && !self.no_search,
             time: Duration::from_secs_f64(self.seconds),
-            locks: self.locks.clone(),
         }
     }
 

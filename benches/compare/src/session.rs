@@ -1,9 +1,7 @@
 //! All systems at one point, taking turns.
 
 use std::collections::BTreeMap;
-use std::fs::File;
-use std::path::PathBuf;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use anyhow::{Context, bail};
 
@@ -29,45 +27,10 @@ pub(crate) struct Effort {
     pub(crate) search: bool,
     /// How long each measurement takes.
     pub(crate) time: Duration,
-    /// Files to lock while anything is measured.
-    pub(crate) locks: Vec<PathBuf>,
 }
 
 /// Processors that others may use without a word.
 const BUSY: f64 = 0.1;
-/// How long locks are held without a break.
-const HOLD: Duration = Duration::from_secs(45);
-
-/// Locks that others respect who would disturb a measurement.
-struct Quiet {
-    paths: Vec<PathBuf>,
-    held: Option<(Instant, Vec<File>)>,
-}
-
-impl Quiet {
-    /// Waits for all of them, in order; lets others have their turn now and then.
-    fn wait(&mut self) -> anyhow::Result<()> {
-        if self
-            .held
-            .as_ref()
-            .is_some_and(|(since, _)| since.elapsed() < HOLD)
-        {
-            return Ok(());
-        }
-        self.held = None;
-        let lock = |path: &PathBuf| {
-            let file = File::options().create(true).append(true).open(path)?;
-            file.lock().map(|()| file)
-        };
-        let files = self
-            .paths
-            .iter()
-            .map(|path| lock(path).with_context(|| format!("cannot lock {}", path.display())));
-        self.held = Some((Instant::now(), files.collect::<anyhow::Result<_>>()?));
-        Ok(())
-    }
-}
-
 /// A system's row, and the system if it runs.
 type Entrant = (Row, Option<Subject>);
 
@@ -76,7 +39,6 @@ pub(crate) struct Session<'a> {
     effort: &'a Effort,
     entrants: Vec<Entrant>,
     generator: Subject,
-    quiet: Quiet,
 }
 
 impl<'a> Session<'a> {
@@ -106,10 +68,6 @@ impl<'a> Session<'a> {
             effort,
             entrants,
             generator,
-            quiet: Quiet {
-                paths: effort.locks.clone(),
-                held: None,
-            },
         })
     }
 
@@ -133,7 +91,6 @@ impl<'a> Session<'a> {
         for _ in 0..count {
             for (row, subject) in &mut self.entrants {
                 let Some(subject) = subject else { continue };
-                self.quiet.wait()?;
                 let measured = measure(row, subject);
                 if viaduct_pktgen::is_interrupted() {
                     bail!("interrupted");
@@ -148,7 +105,6 @@ impl<'a> Session<'a> {
 
     /// Notes what others use of the machine while all systems are stopped.
     fn look_around(&mut self) -> anyhow::Result<()> {
-        self.quiet.wait()?;
         let time = Duration::from_millis(300);
         let (busy, ()) = cpu::watched(time, || Ok(()))?;
         if busy > BUSY {
@@ -168,7 +124,6 @@ impl<'a> Session<'a> {
             row.sent.push(rate.sent);
             Ok(())
         })?;
-        self.quiet.wait()?;
         let alone = self.generator.rate(time);
         if viaduct_pktgen::is_interrupted() {
             bail!("interrupted");
@@ -244,7 +199,6 @@ impl<'a> Session<'a> {
         let time = self.effort.time * 2;
         let mut own = Vec::new();
         for _ in 0..self.effort.rounds {
-            self.quiet.wait()?;
             let cost = self.generator.cost(rate, time);
             match cost {
                 Ok(cost) => own.push(cost.per_packet()),
