@@ -28,6 +28,23 @@ const XDP_PACKET_HEADROOM: u32 = 256;
 /// Packets a kernel transmit call may take (Linux 6.18; 32 before).
 const XDP_MAX_TX_SKB_BUDGET: libc::c_int = 9;
 
+/// Bytes.
+const CACHE_LINE: usize = 64;
+
+/// Begins to fetch a cache line, and goes on. Where the language has no stable way to say so, it
+/// does nothing.
+#[inline]
+fn prefetch(at: *const u8) {
+    #[cfg(target_arch = "x86_64")]
+    // SAFETY: a hint to the processor, which reads nothing and fails for no address.
+    unsafe {
+        use std::arch::x86_64::{_MM_HINT_T0, _mm_prefetch};
+        _mm_prefetch::<_MM_HINT_T0>(at.cast());
+    }
+    #[cfg(not(target_arch = "x86_64"))]
+    let _ = at;
+}
+
 /// The right to use one frame of an [`Area`]. Not `Copy`: it is moved into a
 /// ring or back into the pool.
 #[derive(Debug, PartialEq, Eq)]
@@ -73,6 +90,8 @@ pub struct Area {
     base: NonNull<u8>,
     frames: u32,
     frame_size: u32,
+    /// Of the frame size, a power of two.
+    frame_bits: u32,
 }
 
 // SAFETY: `base` points into the mapping that `umem` keeps alive; an Area is
@@ -111,6 +130,7 @@ impl Area {
             base,
             frames,
             frame_size,
+            frame_bits: frame_size.trailing_zeros(),
         };
         Ok((area, (0..frames).map(FrameId).collect()))
     }
@@ -179,8 +199,18 @@ impl Area {
     /// Takes ownership back from a ring's address.
     #[inline]
     fn owned(&self, address: u64) -> Option<FrameId> {
-        let index = u32::try_from(address.checked_div(u64::from(self.frame_size))?).ok()?;
+        let index = u32::try_from(address >> self.frame_bits).ok()?;
         (index < self.frames).then_some(FrameId(index))
+    }
+
+    /// Begins to fetch the first bytes of a packet, and goes on.
+    #[inline]
+    fn prefetch(&self, address: u64, underlay: bool) {
+        let at = self.base.as_ptr().wrapping_add(address as usize);
+        prefetch(at);
+        if underlay {
+            prefetch(at.wrapping_add(CACHE_LINE));
+        }
     }
 }
 
@@ -341,6 +371,20 @@ impl<T: Copy> Ring<T> {
         Some(entry)
     }
 
+    /// The entry that will be taken after `n` others, if it is known to be there.
+    #[inline]
+    fn ahead(&self, n: u32) -> Option<T> {
+        let known = self.theirs.wrapping_sub(self.mine);
+        // SAFETY: as in `take`.
+        (n < known).then(|| unsafe { self.slot(self.mine.wrapping_add(n)).read() })
+    }
+
+    /// Begins to fetch the entry behind `n` others, whether it is there or not, and goes on.
+    #[inline]
+    fn prefetch(&self, n: u32) {
+        prefetch(self.slot(self.mine.wrapping_add(n)).cast());
+    }
+
     #[inline]
     fn release(&mut self) {
         self.consumer().store(self.mine, Ordering::Release);
@@ -455,6 +499,22 @@ impl Xsk {
             address: desc.addr,
             len: desc.len,
         })
+    }
+
+    /// Begins to fetch the headers of the next `count` packets, which another processor has
+    /// written: so a batch waits for them together, and not one after the other.
+    #[inline]
+    pub(crate) fn prefetch(&self, area: &Area, count: u32, tunnelled: bool) {
+        for n in 0..count {
+            let Some(desc) = self.rx.ahead(n) else {
+                return;
+            };
+            area.prefetch(desc.addr, tunnelled);
+        }
+        // Descriptors of those behind them.
+        for n in (count..count.wrapping_mul(2)).step_by(CACHE_LINE / size_of::<libc::xdp_desc>()) {
+            self.rx.prefetch(n);
+        }
     }
 
     /// Whether there is a packet to receive.

@@ -215,6 +215,16 @@ impl Io {
         xsk.is_some_and(Xsk::has_received)
     }
 
+    /// Begins to fetch the next packets of a queue, so many at most.
+    #[inline]
+    pub(super) fn prefetch(&self, link: usize, queue: usize, count: u32) {
+        if let Some(link) = self.links.get(link)
+            && let Some(xsk) = link.queues.get(queue)
+        {
+            xsk.prefetch(&self.area, count, link.port == PortId::UNDERLAY);
+        }
+    }
+
     /// The next packet of a queue, counted.
     #[inline]
     pub(super) fn receive(&mut self, link: usize, queue: usize) -> Option<Received> {
