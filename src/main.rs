@@ -1,6 +1,7 @@
 //! `viaduct`: an overlay router for Kubernetes nodes.
 #![forbid(unsafe_code)]
 
+mod allowed;
 mod authority;
 mod client;
 mod daemon;

@@ -258,8 +258,14 @@ impl Server {
 
     async fn carry_out(&mut self, change: anyhow::Result<Change>) -> anyhow::Result<()> {
         let change = change?;
+        // First, what may be too much for others to take: then nothing has changed here.
+        self.announce(self.announcement(change.config())?).await?;
         let learned = self.learned_with(change.config());
-        self.reconfigure(change.config(), &learned).await?;
+        if let Err(error) = self.reconfigure(change.config(), &learned).await {
+            let before = self.announcement(self.desired.config())?;
+            self.announce(before).await?;
+            return Err(error);
+        }
         let peers = |config: &Config| config.gossip.as_ref().map(|gossip| gossip.peers.clone());
         let (before, after) = (peers(self.desired.config()), peers(change.config()));
         self.desired.carry_out(change);
@@ -270,16 +276,21 @@ impl Server {
         {
             self.gossip()?.set_peers(peers).await.context(ENDED)?;
         }
-        self.announce().await
+        Ok(())
     }
 
-    /// Says what this node has now: pods may have moved here, or away.
-    async fn announce(&mut self) -> anyhow::Result<()> {
-        let config = self.desired.config();
-        let (Some((handle, _)), Some(gossip)) = (&self.gossip, &config.gossip) else {
+    /// What a node of this configuration says to others, if it does.
+    fn announcement(&self, config: &Config) -> anyhow::Result<Option<Announcement>> {
+        let gossip = config.gossip.as_ref();
+        let said = gossip.map(|gossip| peers::announcement(config, gossip, self.own, self.heard));
+        said.transpose()
+    }
+
+    /// Says it, when it is not what was said last: pods may have moved here, or away.
+    async fn announce(&mut self, said: Option<Announcement>) -> anyhow::Result<()> {
+        let (Some((handle, _)), Some(said)) = (&self.gossip, said) else {
             return Ok(());
         };
-        let said = peers::announcement(config, gossip, self.own, self.heard)?;
         if self.said.as_ref() != Some(&said) {
             let announced = handle.announce(said.clone()).await.context(ENDED)?;
             announced.context("cannot announce this node")?;
@@ -298,7 +309,11 @@ impl Server {
         }
         self.own = own;
         tracing::info!(addresses = ?there, "the underlay's addresses have changed");
-        if let Err(error) = self.announce().await {
+        let told = match self.announcement(self.desired.config()) {
+            Ok(said) => self.announce(said).await,
+            Err(error) => Err(error),
+        };
+        if let Err(error) = told {
             tracing::error!("other nodes are not told of it: {error:#}");
         }
         self.learn().await;

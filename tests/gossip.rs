@@ -507,6 +507,40 @@ fn of_two_nodes_with_one_prefix_the_first_has_it() {
         let said = router.ask("status")["not_used"].clone();
         assert_eq!(said, count, "{}", router.name);
     }
+    // And so it stays: nobody takes turns, or says it again and again.
+    let all = [&first, &second, &third];
+    let told = || all.map(|router| router.log().matches("10.244.77.0").count());
+    let (ways, before) = (all.map(Daemon::ways), told());
+    for _ in 0..25 {
+        std::thread::sleep(Duration::from_millis(200));
+        assert_eq!(all.map(Daemon::ways), ways);
+    }
+    assert_eq!(told(), before);
+}
+
+/// A node alone, whose peer's name comes to be known later.
+#[test]
+fn a_peer_may_have_a_name_that_is_known_later() {
+    let mut bed = Testbed::new();
+    let nodes = [1, 2].map(|n| bed.node(n, 1));
+    let first = bed.gossiping_router(&nodes[0], &[], 1);
+    let mut second = bed.gossiping_router(&nodes[1], &[], 2);
+    second.stop();
+    let hosts = bed.directory.path().join("hosts");
+    fs::write(&hosts, "127.0.0.1 localhost\n").expect("written");
+    let file = bed.directory.path().join("node-2.toml");
+    let text = fs::read_to_string(&file).expect("its configuration");
+    let named = text.replace("192.0.2.2:7946", "first.example:7946");
+    assert_ne!(named, text);
+    fs::write(&file, named).expect("written");
+    second.hosts = Some(hosts.clone());
+    second.start();
+    std::thread::sleep(Duration::from_secs(2));
+    assert_eq!(second.ways(), [""; 0]);
+    // In place: the file itself is mounted.
+    fs::write(&hosts, "192.0.2.1 first.example\n").expect("written");
+    second.knows(&[1]);
+    first.knows(&[2]);
 }
 
 /// Who is asked, and what nodes may announce, change while a node runs; a file that is wrong
@@ -560,6 +594,32 @@ fn peers_and_allowed_prefixes_are_read_again() {
     second.reload(|before| before.replace(allowed, ""));
     second.knows(&[1]);
     assert_eq!(second.peer(&first.name), "answers");
+}
+
+/// What nobody would take is refused before anything is done.
+#[test]
+fn a_configuration_that_is_too_long_to_say_changes_nothing() {
+    let mut bed = Testbed::new();
+    let nodes = [1, 2].map(|n| bed.node(n, 1));
+    let pod = bed.pod(&nodes[0], "web", 2);
+    let first = bed.gossiping_router(&nodes[0], &[&pod], 1);
+    let second = bed.gossiping_router(&nodes[1], &[], 1);
+    second.knows(&[1]);
+    let delegations = (0..4000).map(|n| {
+        let node = "n".repeat(60);
+        format!("[[delegations]]\nprefix = \"fd00:10:244:1::1:{n:x}/128\"\nnode = \"{node}\"\n")
+    });
+    let delegations = delegations.collect::<String>();
+    first.reload(|text| {
+        let pods = text.find("[[pods]]").expect("a pod");
+        let rest = text.find("[gossip]").expect("gossip");
+        text[..pods].to_owned() + &text[rest..] + &delegations
+    });
+    let log = first.log();
+    assert!(log.contains("announce fewer prefixes"), "{log}");
+    let ports = first.ask("ports")["ports"].to_string();
+    assert!(ports.contains(&pod.interface), "{ports}");
+    second.knows(&[1]);
 }
 
 /// Routes are there at once, when nobody answers.

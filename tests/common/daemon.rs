@@ -21,6 +21,8 @@ pub struct Daemon {
     pub(super) file: PathBuf,
     pub(super) arguments: Vec<String>,
     pub(super) environment: Vec<(String, String)>,
+    /// In place of `/etc/hosts`.
+    pub hosts: Option<PathBuf>,
     pub(super) child: Option<Child>,
 }
 
@@ -28,7 +30,20 @@ impl Daemon {
     pub fn start(&mut self) {
         let log =
             fs::File::create(self.directory.join(format!("{}.log", self.name))).expect("a log");
-        let mut command = self.namespace.command(env!("CARGO_BIN_EXE_viaduct"));
+        let program = env!("CARGO_BIN_EXE_viaduct");
+        let mut command = match &self.hosts {
+            None => self.namespace.command(program),
+            Some(file) => {
+                // With an /etc/hosts of its own.
+                let mut command = self.namespace.command("unshare");
+                let mount = "mount --bind \"$0\" /etc/hosts && exec \"$@\"";
+                command
+                    .args(["--mount", "sh", "-c", mount])
+                    .arg(file)
+                    .arg(program);
+                command
+            }
+        };
         command
             .args(["run", "--config"])
             .arg(&self.file)

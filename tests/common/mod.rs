@@ -262,6 +262,7 @@ impl Testbed {
                 .iter()
                 .map(|(k, v)| (k.to_string(), v.to_string()))
                 .collect(),
+            hosts: None,
             child: None,
         };
         daemon.start();

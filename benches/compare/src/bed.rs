@@ -311,7 +311,16 @@ pub(crate) fn run(command: &mut Command) -> anyhow::Result<String> {
         .stdin(Stdio::null())
         .output()
         .with_context(|| missing(&program))?;
-    checked(&format!("{command:?}"), &output)
+    checked(&shortened(&format!("{command:?}")), &output)
+}
+
+/// Commands have long lines; who reads what went wrong needs their beginning.
+fn shortened(command: &str) -> String {
+    const MOST: usize = 200;
+    match command.char_indices().nth(MOST) {
+        Some((end, _)) => format!("{} ...", &command[..end]),
+        None => command.to_owned(),
+    }
 }
 
 /// Runs words: what they printed.

@@ -28,7 +28,8 @@ use session::{Effort, Session};
 use systems::{Kind, Setup};
 use viaduct_pktgen::Size;
 
-/// Measures data planes side by side, in network namespaces of this machine.
+/// Measures data planes side by side, in network namespaces of this machine. Lists have commas in
+/// between.
 #[derive(clap::Parser, Debug)]
 pub struct Options {
     /// The systems to compare

@@ -2,20 +2,18 @@
 //!
 //! Two stores that have seen the same records, in whatever order and however often, hold the same.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::BTreeMap;
 use std::ops::Deref;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 
 use super::record::{Content, NameHash, Record, RecordError, Signed};
 use super::trust::{Trust, TrustError};
+use super::verified::{Verified, fingerprint};
 use super::wire::{BUCKETS, MAX_RANGE, Range, Summary};
 
 /// How long the record of a node that has gone is kept, so that nobody brings back an older one.
 pub const GONE_FOR: Duration = Duration::from_secs(24 * 3600);
-
-/// Records that a [`Verified`] remembers.
-const MAX_VERIFIED: usize = 100_000;
 
 /// A record whose signature is right.
 #[derive(Debug)]
@@ -42,43 +40,6 @@ impl Deref for Held {
     fn deref(&self) -> &Checked {
         &self.checked
     }
-}
-
-/// Records that were verified before. Whether a signature is right does not change, so the nodes
-/// of a simulation share one: it saves time and memory, and changes nothing that they do.
-#[derive(Clone, Debug, Default)]
-pub struct Verified(Arc<Mutex<HashMap<[u8; 32], Arc<Checked>>>>);
-
-impl Verified {
-    fn get(&self, fingerprint: &[u8; 32]) -> Option<Arc<Checked>> {
-        let all = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        all.get(fingerprint).cloned()
-    }
-
-    fn insert(&self, fingerprint: [u8; 32], checked: &Arc<Checked>) {
-        let mut all = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        if all.len() >= MAX_VERIFIED {
-            all.clear();
-        }
-        all.insert(fingerprint, Arc::clone(checked));
-    }
-}
-
-/// Of all that a signature's check depends on.
-fn fingerprint(signed: &Signed, cluster: &str) -> [u8; 32] {
-    let mut context = ring::digest::Context::new(&ring::digest::SHA256);
-    for part in [
-        cluster.as_bytes(),
-        &signed.bytes,
-        &signed.key,
-        &signed.signature,
-    ] {
-        context.update(&part.len().to_be_bytes());
-        context.update(part);
-    }
-    let mut bytes = [0; 32];
-    bytes.copy_from_slice(context.finish().as_ref());
-    bytes
 }
 
 /// What became of a record that was offered.

@@ -26,6 +26,8 @@ use super::wire::Member;
 
 /// How often the peers' names are looked up.
 const RESOLVE_INTERVAL: Duration = Duration::from_secs(30);
+/// The same by a node that knows of nobody, when some had no address.
+const RESOLVE_ALONE: Duration = Duration::from_secs(5);
 /// How long after a change what others say is written down.
 const KEEP_AFTER: Duration = Duration::from_secs(2);
 /// How often it is written down when nothing changes, so that it does not look old.
@@ -190,7 +192,13 @@ impl GossipHandle {
     }
 }
 
-type Resolving = Pin<Box<dyn Future<Output = Vec<SocketAddr>> + Send>>;
+type Resolving = Pin<Box<dyn Future<Output = Resolved> + Send>>;
+
+/// Peers' addresses, and whether some names have none.
+struct Resolved {
+    seeds: Vec<SocketAddr>,
+    missing: bool,
+}
 
 /// Gossip on a UDP socket.
 pub struct Gossip {
@@ -342,9 +350,12 @@ impl Gossip {
                         resolving = resolving.or_else(|| Some(resolve(self.peers.clone())));
                     }
                 }
-                seeds = done(&mut resolving) => {
+                resolved = done(&mut resolving) => {
                     resolving = None;
-                    self.engine.set_seeds(seeds);
+                    if resolved.missing && self.engine.members_count() == 0 {
+                        resolve_at = resolve_at.min(Instant::now() + RESOLVE_ALONE);
+                    }
+                    self.engine.set_seeds(resolved.seeds);
                 }
                 Some(request) = self.requests.recv() => self.answer(request),
             }
@@ -532,19 +543,22 @@ fn restore(engine: &mut Engine, path: &Path) {
 /// Looks all peers up; those that have no address now are left out.
 fn resolve(peers: Vec<(String, u16)>) -> Resolving {
     Box::pin(async move {
-        let mut all = Vec::new();
+        let (mut seeds, mut missing) = (Vec::new(), false);
         for (host, port) in peers {
             match lookup_host((&host[..], port)).await {
-                Ok(found) => all.extend(found),
-                Err(error) => debug!(host, %error, "a gossip peer has no address"),
+                Ok(found) => seeds.extend(found),
+                Err(error) => {
+                    missing = true;
+                    debug!(host, %error, "a gossip peer has no address");
+                }
             }
         }
-        all
+        Resolved { seeds, missing }
     })
 }
 
 /// Never, when nothing is looked up.
-async fn done(resolving: &mut Option<Resolving>) -> Vec<SocketAddr> {
+async fn done(resolving: &mut Option<Resolving>) -> Resolved {
     match resolving {
         Some(resolving) => resolving.await,
         None => std::future::pending().await,

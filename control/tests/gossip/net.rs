@@ -171,6 +171,23 @@ impl Net {
         self.after(node);
     }
 
+    /// Has every node know all others and their records.
+    pub fn acquaint(&mut self) {
+        let engines = || self.nodes.iter().filter_map(|node| node.engine.as_ref());
+        let own = |engine: &Engine| {
+            let own = engine.store().get(NameHash::of(&engine.member().name));
+            own.expect("announced").signed.clone()
+        };
+        let all: Vec<_> = engines().map(own).collect();
+        for node in 0..self.nodes.len() {
+            let now = self.clock(node);
+            let engine = self.engine(node);
+            engine.restore(&all, now);
+            engine.assume_members(now);
+            self.after(node);
+        }
+    }
+
     pub fn kill(&mut self, node: usize) {
         self.nodes[node].engine = None;
     }

@@ -217,10 +217,11 @@ impl Io {
 
     /// Begins to fetch the next packets of a queue, so many at most.
     #[inline]
-    pub(super) fn prefetch(&self, link: usize, queue: usize, count: u32) {
+    pub(super) fn prefetch(&self, link: usize, queue: usize, count: usize) {
         if let Some(link) = self.links.get(link)
             && let Some(xsk) = link.queues.get(queue)
         {
+            let count = u32::try_from(count).unwrap_or(0);
             xsk.prefetch(&self.area, count, link.port == PortId::UNDERLAY);
         }
     }

@@ -233,7 +233,7 @@ impl Worker {
             self.io.refill(link, queue, false);
             return false;
         }
-        self.io.prefetch(link, queue, AHEAD as u32);
+        self.io.prefetch(link, queue, AHEAD);
         // One table for the whole batch; the guard allocates nothing.
         let table = self.reader.load();
         let mut received = 0usize;
@@ -362,7 +362,7 @@ impl Batch<'_> {
             ahead.push((next, Prefetched::default()));
         }
         // Those of the next round, while these are worked on.
-        io.prefetch(link, queue, AHEAD as u32);
+        io.prefetch(link, queue, AHEAD);
         if ingress == PortId::UNDERLAY {
             let pipeline = underlay_pipeline(self.table, self.state, self.tick);
             forward_all(pipeline, io, ahead, exceptions)

@@ -180,8 +180,9 @@ impl OpenVswitch {
 
     fn vsctl(&self, words: &str) -> anyhow::Result<()> {
         let mut command = Command::new("ovs-vsctl");
+        // A hundred AF_XDP ports take a while.
         command
-            .arg("--timeout=20")
+            .arg("--timeout=120")
             .arg(format!("--db=unix:{}/db.sock", self.folder.display()));
         bed::run(command.args(words.split_whitespace()))?;
         Ok(())
