@@ -510,6 +510,7 @@ fn of_two_nodes_with_one_prefix_the_first_has_it() {
     // And so it stays: nobody takes turns, or says it again and again.
     let all = [&first, &second, &third];
     let told = || all.map(|router| router.log().matches("10.244.77.0").count());
+    std::thread::sleep(Duration::from_secs(2));
     let (ways, before) = (all.map(Daemon::ways), told());
     for _ in 0..25 {
         std::thread::sleep(Duration::from_millis(200));
