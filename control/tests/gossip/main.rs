@@ -238,7 +238,8 @@ const JOINING: usize = 1000;
 #[test]
 #[ignore = "minutes, with --release: ./dev bench gossip"]
 fn report() {
-    let sizes = std::env::var("GOSSIP_SIZES").unwrap_or_else(|_| "3 20 100 1000".to_owned());
+    let sizes =
+        std::env::var("GOSSIP_SIZES").unwrap_or_else(|_| "3 20 100 300 1000 5000".to_owned());
     let mut rows = Vec::new();
     println!("| nodes | loss | known to half | p99 | all | bytes/s a node, nothing changing |");
     println!("|---|---|---|---|---|---|");
