@@ -28,8 +28,8 @@ pub use record::{
 };
 pub use refusal::Refusal;
 pub use seal::{KeyId, KeyRing, MAX_DATAGRAM, Seal};
-pub use store::{Checked, GONE_FOR, Held, Offer, Store, StoreError};
+pub use store::{GONE_FOR, Held, Offer, Store, StoreError};
 pub use transport::{Gossip, GossipError, GossipHandle, GossipOptions, GossipStatus, Known};
 pub use trust::{Certificate, CertificateError, Claimed, Trust, TrustError, public};
-pub use verified::Verified;
+pub use verified::{Checked, Verified};
 pub use wire::{Member, Message, Range, Summary};

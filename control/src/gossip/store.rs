@@ -9,22 +9,11 @@ use std::time::Duration;
 
 use super::record::{Content, NameHash, Record, RecordError, Signed};
 use super::trust::{Trust, TrustError};
-use super::verified::{Verified, fingerprint};
+use super::verified::{Checked, Verified, fingerprint};
 use super::wire::{BUCKETS, MAX_RANGE, Range, Summary};
 
 /// How long the record of a node that has gone is kept, so that nobody brings back an older one.
 pub const GONE_FOR: Duration = Duration::from_secs(24 * 3600);
-
-/// A record whose signature is right.
-#[derive(Debug)]
-pub struct Checked {
-    /// What it says.
-    pub record: Record,
-    /// As it came, to pass on.
-    pub signed: Signed,
-    /// Of its bytes.
-    content: u64,
-}
 
 /// A record that is held.
 #[derive(Clone, Debug)]

@@ -1,13 +1,23 @@
-//! What was verified before, for many nodes in one process.
+//! Records whose signatures are right, also for many nodes in one process.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
 
-use super::record::Signed;
-use super::store::Checked;
+use super::record::{Record, Signed};
 
 /// Records that a [`Verified`] remembers.
 const MAX_VERIFIED: usize = 100_000;
+
+/// A record whose signature is right.
+#[derive(Debug)]
+pub struct Checked {
+    /// What it says.
+    pub record: Record,
+    /// As it came, to pass on.
+    pub signed: Signed,
+    /// Of its bytes.
+    pub(super) content: u64,
+}
 
 /// Records that were verified before. Whether a signature is right does not change, so the nodes
 /// of a simulation share one: it saves time and memory, and changes nothing that they do.
