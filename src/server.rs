@@ -262,8 +262,7 @@ impl Server {
         self.announce(self.announcement(change.config())?).await?;
         let learned = self.learned_with(change.config());
         if let Err(error) = self.reconfigure(change.config(), &learned).await {
-            let before = self.announcement(self.desired.config())?;
-            self.announce(before).await?;
+            self.announce_again().await;
             return Err(error);
         }
         let peers = |config: &Config| config.gossip.as_ref().map(|gossip| gossip.peers.clone());
@@ -300,6 +299,17 @@ impl Server {
         Ok(())
     }
 
+    /// Says what this node is by the configuration that it has, which others took before.
+    async fn announce_again(&mut self) {
+        let told = match self.announcement(self.desired.config()) {
+            Ok(said) => self.announce(said).await,
+            Err(error) => Err(error),
+        };
+        if let Err(error) = told {
+            tracing::error!("other nodes are not told what this one is now: {error:#}");
+        }
+    }
+
     async fn follow_underlay(&mut self) {
         let there = self.agent.get().underlay_addresses.clone();
         let own = OwnAddresses::choose(OwnAddresses::default(), self.own, &there);
@@ -309,13 +319,7 @@ impl Server {
         }
         self.own = own;
         tracing::info!(addresses = ?there, "the underlay's addresses have changed");
-        let told = match self.announcement(self.desired.config()) {
-            Ok(said) => self.announce(said).await,
-            Err(error) => Err(error),
-        };
-        if let Err(error) = told {
-            tracing::error!("other nodes are not told of it: {error:#}");
-        }
+        self.announce_again().await;
         self.learn().await;
     }
 

@@ -15,6 +15,7 @@ use crate::frame::Frame;
 const HEADROOM: u32 = 128;
 /// The kernel's own headroom in front of ours (`include/uapi/linux/bpf.h`).
 const XDP_PACKET_HEADROOM: u32 = 256;
+
 /// The right to use one frame of an [`Area`]. Not `Copy`: it is moved into a
 /// ring or back into the pool.
 #[derive(Debug, PartialEq, Eq)]
