@@ -21,6 +21,9 @@ pub(super) enum Rest {
 const PATIENCE: u64 = 5_000;
 /// The fewest packets that have to gather in a nap. With fewer, a wake-up costs no more.
 const WORTH: u64 = 2;
+/// The part of its time, in hundredths, from which on a busy worker does not rest: there is little to save, and queues
+/// fill up.
+const LOADED: u64 = 75;
 /// How long packets are counted for, ns.
 const WINDOW: u64 = 500_000;
 /// From this rate on, packets a second, it hardly has to sleep, also without naps: gaps are shorter
@@ -39,6 +42,12 @@ pub(super) struct Pace {
     taken: u32,
     /// Packets a second in the last window.
     rate: u64,
+    /// When the last turn began, and whether it worked.
+    turn: (Tick, bool),
+    /// Time of turns that worked in this window, ns.
+    busy: u64,
+    /// Whether it was busy for most of the last window.
+    loaded: bool,
 }
 
 impl Pace {
@@ -53,6 +62,9 @@ impl Pace {
             window: Tick(0),
             taken: 0,
             rate: 0,
+            turn: (Tick(0), false),
+            busy: 0,
+            loaded: false,
         }
     }
 
@@ -62,15 +74,23 @@ impl Pace {
         if !self.adaptive {
             return Rest::Poll;
         }
+        let (began, busy) = std::mem::replace(&mut self.turn, (now, worked));
+        if busy {
+            self.busy = self.busy.saturating_add(now.0.saturating_sub(began.0));
+        }
         let window = now.0.saturating_sub(self.window.0);
         if window >= WINDOW {
             let taken = taken();
             let came = u64::from(taken.wrapping_sub(self.taken)).saturating_mul(1_000_000_000);
             self.rate = came.checked_div(window).unwrap_or(0);
-            (self.window, self.taken) = (now, taken);
+            self.loaded = self.busy.saturating_mul(100) > window.saturating_mul(LOADED);
+            (self.window, self.taken, self.busy) = (now, taken, 0);
         }
         if worked {
             self.worked = now;
+            return Rest::Poll;
+        }
+        if self.loaded {
             return Rest::Poll;
         }
         if self.worth_nap.is_some_and(|worth| self.rate >= worth) {
@@ -154,6 +174,27 @@ mod tests {
         let late = Tick(2_100_000_000);
         assert_eq!(pace.rest(false, late, || 400_000), Rest::Sleep);
         assert!(!pace.brisk());
+    }
+
+    #[test]
+    fn who_is_busy_most_of_the_time_does_not_rest() {
+        let mut pace = Pace::new(true, NAP);
+        // Turns of 8 us in which it works, and every tenth finds nothing.
+        let (mut now, mut rests) = (1_000_000_000, 0);
+        for turn in 0..10_000u32 {
+            if pace.rest(turn % 10 != 0, Tick(now), || turn * 8) != Rest::Poll {
+                rests += 1;
+            }
+            now += if turn % 10 == 0 { 1_000 } else { 8_000 };
+        }
+        // In the first window.
+        assert!(rests < 20, "{rests}");
+        // Once nothing comes any more, it does.
+        for _ in 0..2_000 {
+            now += 1_000;
+            rests += u32::from(pace.rest(false, Tick(now), || 80_000) == Rest::Sleep);
+        }
+        assert!(rests > 900, "{rests}");
     }
 
     #[test]
