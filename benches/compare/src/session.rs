@@ -13,6 +13,8 @@ use crate::systems::{Kind, Setup};
 
 /// Packets a second that are no load.
 const FEW: u64 = 2_000;
+/// How often a round trip's packet goes through the node.
+const PASSES: f64 = 2.0;
 /// A rate that every system carries, as a part of the slowest one's, where NDR is not searched.
 const MODEST: f64 = 0.6;
 
@@ -249,7 +251,7 @@ impl<'a> Session<'a> {
         self.rounds(self.effort.rounds, "rtt_half_us", |row, subject| {
             let ndr = median(&row.ndrs).context("its NDR is not known")?;
             row.half_trips
-                .push(subject.round_trip((ndr / 2.0) as u64, time)?);
+                .push(subject.round_trip((ndr / PASSES / 2.0) as u64, time)?);
             Ok(())
         })
     }
