@@ -82,13 +82,14 @@ fn counted(report: &mut Value, totals: PortTotals) {
         tx_packets,
         tx_bytes,
         originated,
+        receive_frames,
         punts,
         drops,
     } = totals;
     let sum = |of: &[(DropReason, u64)]| of.iter().map(|(_, n)| n).sum::<u64>();
     let counts = json!({
         "rx_packets": rx_packets, "rx_bytes": rx_bytes, "tx_packets": tx_packets, "tx_bytes": tx_bytes,
-        "originated": originated, "punts": sum(&punts), "drops": sum(&drops),
+        "originated": originated, "receive_frames": receive_frames, "punts": sum(&punts), "drops": sum(&drops),
     });
     extend(report, counts);
 }

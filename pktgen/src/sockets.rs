@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::Context;
 use nix::time::{ClockId, clock_gettime};
-use viaduct_router::xsk::{Area, FrameId, Xsk};
+use viaduct_router::xsk::{Area, FrameId, RingSizes, Xsk};
 
 use crate::traffic::{Flow, Header, Origin, STAMP_LEN, Traffic};
 
@@ -15,6 +15,9 @@ const FRAME_SIZE: u32 = 2048;
 const RING: u32 = 512;
 /// Packets between two looks at the clock and the rings.
 const BATCH: usize = 64;
+/// The same for each interface, flat out: else many of them would mean a system call for each packet, which is not what
+/// a busy pod does.
+const PER_INTERFACE: usize = 16;
 /// Batches that a sleepy generator may make up for.
 const SLEEPY_BATCHES: u64 = 4;
 /// How long a sleepy generator sleeps at most.
@@ -95,6 +98,10 @@ impl Sockets {
         // Whoever sleeps may oversleep.
         let batches = if sleepy { SLEEPY_BATCHES } else { 1 };
         let backlog = interval.saturating_mul(BATCH as u64 * batches);
+        let most = match interval {
+            0 => BATCH.max(PER_INTERFACE * self.queues.len()),
+            _ => BATCH,
+        };
         let mut next = 0;
         sent.first.store(0, Ordering::Relaxed);
         while !stop.load(Ordering::Relaxed) {
@@ -102,7 +109,7 @@ impl Sockets {
             let time = now();
             next = next.max((time << 8).saturating_sub(backlog));
             let due = (time << 8).saturating_sub(next).checked_div(interval);
-            let count = due.unwrap_or(u64::MAX).min(BATCH as u64);
+            let count = due.unwrap_or(u64::MAX).min(most as u64);
             next += count * interval;
             let (mut packets, mut bytes) = (0, 0);
             for _ in 0..count {
@@ -191,9 +198,14 @@ impl Sockets {
 
 /// A socket that is closed holds its queue for some milliseconds more: there may have been one just now.
 fn bind(area: &Area, interface: &str) -> io::Result<Xsk> {
+    let sizes = RingSizes {
+        area: RING,
+        receive: RING,
+        transmit: RING,
+    };
     let until = Instant::now() + PATIENCE;
     loop {
-        match Xsk::bind(&area.umem(), interface, 0, RING, RING) {
+        match Xsk::bind(&area.umem(), interface, 0, sizes) {
             Err(e) if e.kind() == io::ErrorKind::ResourceBusy && Instant::now() < until => {
                 std::thread::sleep(Duration::from_millis(5));
             }

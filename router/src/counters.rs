@@ -41,6 +41,8 @@ pub(crate) struct PortCounters {
     /// Packets made here because of this port's: ICMP errors, and fragments
     /// beyond the first.
     pub(crate) originated: Counter,
+    /// Frames that its queues have for receiving, as of late.
+    pub(crate) receive_frames: Counter,
     punts: [Counter; DropReason::COUNT],
     drops: [Counter; DropReason::COUNT],
 }
@@ -86,6 +88,7 @@ impl WorkerCounters {
             tx_packets: Counter::default(),
             tx_bytes: Counter::default(),
             originated: Counter::default(),
+            receive_frames: Counter::default(),
             punts: std::array::from_fn(|_| Counter::default()),
             drops: std::array::from_fn(|_| Counter::default()),
         };
@@ -121,6 +124,8 @@ pub struct PortTotals {
     /// Packets made here because of the port's: ICMP errors, and fragments
     /// beyond the first.
     pub originated: u64,
+    /// Frames that its queues have for receiving now: their own, and what they are lent.
+    pub receive_frames: u64,
     /// Packets from the port that were left to the kernel, and why.
     pub punts: Vec<(DropReason, u64)>,
     /// Packets from the port that were dropped, by reason.
@@ -168,7 +173,7 @@ pub struct WorkerTotals {
     /// Packets that went through all stages of forwarding, as nothing was known of their flows;
     /// the others were answered by the flow cache.
     pub staged: u64,
-    /// Times that a fill ring got fewer frames than its quota because none were
+    /// Times that a fill ring got fewer frames than it should because none were
     /// free.
     pub short_fills: u64,
     /// ICMP errors made.
@@ -234,6 +239,7 @@ pub(crate) fn port_totals<'a>(
         totals.tx_packets += counters.tx_packets.get();
         totals.tx_bytes += counters.tx_bytes.get();
         totals.originated += counters.originated.get();
+        totals.receive_frames += counters.receive_frames.get();
         add(&mut punts, &counters.punts);
         add(&mut drops, &counters.drops);
     }

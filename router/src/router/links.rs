@@ -8,16 +8,16 @@ use std::time::Duration;
 use viaduct_encap::{MacAddr, Vni};
 use viaduct_fib::PortId;
 
-use super::{RING, Router};
+use super::Router;
 use crate::bpf::{Device, XdpMode};
 use crate::error::RouterError;
 use crate::sys::{self, Channels};
 use crate::worker::{Link, Message, Reply};
-use crate::xsk::{Granted, Umem, Xsk};
+use crate::xsk::{Depth, Granted, MAX_DEPTH, RingSizes, Umem, Xsk};
 
 /// Slots of the socket map for each port.
 pub(super) const QUEUES_PER_PORT: u32 = 64;
-/// Entries of receive and transmit rings: the underlay's, and a pod's.
+/// Entries of transmit rings: the underlay's, and a pod's.
 const UNDERLAY_RING: u32 = 2048;
 const POD_RING: u32 = 512;
 
@@ -227,7 +227,11 @@ impl Router {
         channels: Channels,
         underlay: bool,
     ) -> Result<Vec<Box<Link>>, RouterError> {
-        let size = if underlay { UNDERLAY_RING } else { POD_RING };
+        let sizes = RingSizes {
+            area: MAX_DEPTH,
+            receive: MAX_DEPTH,
+            transmit: if underlay { UNDERLAY_RING } else { POD_RING },
+        };
         let mut links = Vec::new();
         let sending = channels.rx.min(channels.tx).max(1) as usize;
         for (index, worker) in self.workers.iter().enumerate() {
@@ -235,7 +239,7 @@ impl Router {
             // The kernel sends nothing from a socket on a queue that the device only receives on.
             let senders = own.clone().filter(|q| *q < channels.tx).count();
             let sockets = own.map(|queue| {
-                bind_patiently(&worker.umem, interface, queue, size, self.busy_patience).map_err(
+                bind_patiently(&worker.umem, interface, queue, sizes, self.busy_patience).map_err(
                     |e| {
                         RouterError::new(
                             format!("cannot bind AF_XDP to queue {queue} of {interface}"),
@@ -244,9 +248,11 @@ impl Router {
                     },
                 )
             });
+            let queues = sockets.collect::<Result<Vec<_>, _>>()?;
             links.push(Box::new(Link {
                 port,
-                queues: sockets.collect::<Result<_, _>>()?,
+                depths: vec![Depth::default(); queues.len()],
+                queues,
                 senders,
                 via: index % sending,
             }));
@@ -340,12 +346,12 @@ fn bind_patiently(
     umem: &Umem,
     interface: &str,
     queue: u32,
-    size: u32,
+    sizes: RingSizes,
     patience: Duration,
 ) -> io::Result<Xsk> {
     let mut wait = Duration::from_millis(16);
     loop {
-        match Xsk::bind(umem, interface, queue, RING, size) {
+        match Xsk::bind(umem, interface, queue, sizes) {
             Err(e) if e.raw_os_error() == Some(libc::EBUSY) && wait < patience => {
                 thread::sleep(wait);
                 wait *= 2;

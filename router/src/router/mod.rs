@@ -24,15 +24,15 @@ use crate::counters::{
 use crate::error::RouterError;
 use crate::limit::Limiter;
 use crate::tun::Tun;
-use crate::worker::{
-    MIN_QUOTA, Mailbox, Message, RESERVE, Reply, Shared, Worker, WorkerParts, mailboxes,
-};
-use crate::xsk::{Area, Umem, Xsk, statistics};
+use crate::worker::{Mailbox, Message, Reply, Shared, Worker, WorkerParts, mailboxes};
+use crate::xsk::{Area, MAX_DEPTH, RingSizes, Umem, Xsk, frames, statistics};
 
-/// Entries of every fill and completion ring.
-const RING: u32 = 2048;
-/// Entries of rings that carry nothing.
-const MIN_RING: u32 = 64;
+/// Of the socket that has the UMEM and carries nothing.
+const ANCHOR: RingSizes = RingSizes {
+    area: MAX_DEPTH,
+    receive: 64,
+    transmit: 64,
+};
 /// Bytes of a frame: an Ethernet frame of MTU 1500 with room to spare.
 const FRAME_SIZE: u32 = 2048;
 /// The device through which the kernel gets back what is left to it.
@@ -155,9 +155,8 @@ impl Router {
 
     fn start_worker(&self, index: usize, readers: &ReaderFactory) -> io::Result<Handle> {
         let ports = self.ports.len();
-        let frames = (RESERVE + RING as usize + ports * MIN_QUOTA).next_power_of_two();
-        let frames = u32::try_from(frames).map_err(io::Error::other)?;
-        let (area, frames) = Area::new(frames, FRAME_SIZE, RING)?;
+        let frames = u32::try_from(frames(ports)).map_err(io::Error::other)?;
+        let (area, frames) = Area::new(frames, FRAME_SIZE, MAX_DEPTH)?;
         let shared = Arc::new(Shared {
             inbox: ArrayQueue::new(16),
             outbox: ArrayQueue::new(16),
@@ -173,7 +172,7 @@ impl Router {
         // The first socket has the UMEM itself, and the others share it only while that one is
         // bound: so it is bound to a device that stays.
         let own_queue = u32::try_from(index).map_err(io::Error::other)?;
-        let anchor = Xsk::bind(&umem, self.tun.name(), own_queue, RING, MIN_RING)?;
+        let anchor = Xsk::bind(&umem, self.tun.name(), own_queue, ANCHOR)?;
         let worker = WorkerParts {
             index,
             shared: Arc::clone(&shared),

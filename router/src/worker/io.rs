@@ -11,20 +11,10 @@ use crate::frame::Frame;
 use crate::limit::{Direction, Limiter};
 use crate::reason::DropReason;
 use crate::tick::Tick;
-use crate::xsk::{Area, FrameId, Packet, Xsk};
+use crate::xsk::{Area, Depth, FrameId, Loans, Packet, RESERVE, Visit, Xsk, own_frames};
 
-/// Frames kept back from fill rings for packets on their way out.
-pub(crate) const RESERVE: usize = 2048;
-/// Frames that a port's fill rings have at least.
-pub(crate) const MIN_QUOTA: usize = 64;
-/// The least fill ring of a queue, also of a device with many.
-const MIN_SHARE: usize = 16;
-/// The most.
-const MAX_QUOTA: usize = 1024;
-/// For how many pods' ports the underlay counts.
-const UNDERLAY_SHARES: usize = 8;
-/// Fewer missing frames than this are not worth a shared line.
-const TOP_UP: u32 = 32;
+/// Packets to one queue that are worth waiting for.
+const PER_CALL: usize = 8;
 /// Owner of a frame that is in no ring.
 const FREE: u16 = u16::MAX;
 /// Packets that are taken over before they are sent: half a pod's transmit ring.
@@ -35,6 +25,8 @@ const TAKE: usize = 256;
 pub(crate) struct Link {
     pub(crate) port: PortId,
     pub(crate) queues: Vec<Xsk>,
+    /// Their frames for receiving.
+    pub(crate) depths: Vec<Depth>,
     /// How many of them, from the first, can send.
     pub(crate) senders: usize,
     /// The worker that sends for this one, if none of them can.
@@ -55,11 +47,28 @@ impl Pool {
         self.free.push(frame);
     }
 
+    /// Takes back the frames whose packets have left.
+    fn collect(&mut self, from: &mut Xsk, area: &Area) {
+        while let Some(frame) = from.complete(area) {
+            self.give(frame);
+        }
+    }
+
     fn tag(&mut self, frame: &FrameId, owner: u16) {
         if let Some(tag) = self.owners.get_mut(frame.index()) {
             *tag = owner;
         }
     }
+}
+
+/// What was taken of a queue.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Taken {
+    pub(super) any: bool,
+    /// No packet was left.
+    pub(super) all: bool,
+    /// The pod may send at a rate only.
+    pub(super) limited: bool,
 }
 
 /// A received packet, and where it came from.
@@ -71,16 +80,20 @@ pub(super) struct Received {
     pub(super) queue: usize,
 }
 
-/// Frames that each of a port's queues may hold for receiving.
-fn quota(share: usize, port: PortId, queues: usize) -> u32 {
-    let shares = if port == PortId::UNDERLAY {
-        UNDERLAY_SHARES
-    } else {
-        1
-    };
-    let each = share.saturating_mul(shares).checked_div(queues);
-    let each = each.unwrap_or(0).clamp(MIN_SHARE, MAX_QUOTA);
-    u32::try_from(each).unwrap_or(0)
+/// Has the kernel send what waits in a queue, as much of it as a rate allows. True when it took any.
+fn send_waiting(
+    xsk: &mut Xsk,
+    port: PortId,
+    rate: Option<&Rate>,
+    limiter: &Limiter,
+    now: Tick,
+) -> bool {
+    match rate {
+        None => xsk.flush(),
+        Some(rate) => {
+            xsk.flush_some(|bytes| limiter.admit(port, Direction::ToPod, Some(rate), bytes, now))
+        }
+    }
 }
 
 /// Frames, links and counters of one worker.
@@ -91,8 +104,7 @@ pub(super) struct Io {
     links: Vec<Box<Link>>,
     /// By port: the link's place in `links`, for ports that have one.
     places: Vec<Option<usize>>,
-    /// Frames for receiving that a pod's port has, whatever other ports do.
-    share: usize,
+    loans: Loans,
     handoff: Handoff,
     /// The set of workers that send for this one.
     helpers: u64,
@@ -105,6 +117,8 @@ pub(super) struct Io {
     lifted: bool,
     /// Whether all sockets wake who sleeps.
     watching: bool,
+    /// Queues that had no packets to send before this batch: each costs a system call.
+    destinations: usize,
 }
 
 impl Io {
@@ -117,17 +131,13 @@ impl Io {
         limiter: Limiter,
     ) -> Self {
         let owners = vec![FREE; free.len()];
-        // All ports that there may be, with the underlay for several of them.
-        let claims = ports.saturating_add(UNDERLAY_SHARES);
-        let frames = free.len().saturating_sub(RESERVE);
-        let share = frames.checked_div(claims).unwrap_or(0);
         Self {
             shared,
             area,
             pool: Pool { free, owners },
             links: Vec::with_capacity(ports),
             places: vec![None; ports],
-            share,
+            loans: Loans::new(),
             handoff,
             helpers: 0,
             limiter,
@@ -135,6 +145,7 @@ impl Io {
             now: Tick(0),
             lifted: false,
             watching: false,
+            destinations: 0,
         }
     }
 
@@ -199,12 +210,21 @@ impl Io {
     /// Takes back the frames whose packets have left.
     pub(super) fn collect(&mut self, link: usize, queue: usize) {
         let link = self.links.get_mut(link);
-        let Some(xsk) = link.and_then(|l| l.queues.get_mut(queue)) else {
-            return;
-        };
-        while let Some(frame) = xsk.complete(&self.area) {
-            self.pool.give(frame);
+        if let Some(xsk) = link.and_then(|l| l.queues.get_mut(queue)) {
+            self.pool.collect(xsk, &self.area);
         }
+    }
+
+    /// A batch begins.
+    #[inline]
+    pub(super) fn begin_batch(&mut self) {
+        self.destinations = 0;
+    }
+
+    /// How many packets this batch has to be for a few to go to each queue that had none to send before it.
+    #[inline]
+    pub(super) fn worthwhile(&self) -> usize {
+        self.destinations.saturating_mul(PER_CALL)
     }
 
     /// Whether a queue has a packet to receive.
@@ -243,37 +263,43 @@ impl Io {
         })
     }
 
-    /// Ends a queue's batch: received slots go back to the kernel, and the fill
-    /// ring is topped up to the quota.
-    pub(super) fn refill(&mut self, link: usize, queue: usize, received: bool) {
-        let share = self.share;
+    /// Ends a queue's batch: received slots go back to the kernel, and the fill ring is topped up.
+    pub(super) fn refill(&mut self, link: usize, queue: usize, batch: Taken) {
         let Some(link) = self.links.get_mut(link) else {
             return;
         };
-        let owner = link.port;
-        let quota = quota(share, owner, link.queues.len());
-        let Some(xsk) = link.queues.get_mut(queue) else {
+        let own = own_frames(link.port == PortId::UNDERLAY, link.queues.len());
+        let (Some(xsk), Some(depth)) = (link.queues.get_mut(queue), link.depths.get_mut(queue))
+        else {
             return;
         };
-        if received {
+        if batch.any {
             xsk.receive_done();
         }
-        let missing = quota.saturating_sub(xsk.filled());
-        if missing < TOP_UP.min(quota.div_ceil(2)) {
+        let visit = Visit {
+            now: self.now.0,
+            drained: batch.all,
+            limited: batch.limited,
+            filled: xsk.filled(),
+            receiving: xsk.receiving(),
+        };
+        let missing = depth.missing(own, &visit, &mut self.loans);
+        if missing == 0 {
             return;
         }
         for _ in 0..missing {
-            // Packets that wait to be received are beyond the quota, as long as there are many.
-            if xsk.receiving() >= quota && self.pool.free.len() <= RESERVE {
+            // What others are lent must not be missing for packets on their way, or for a queue's own.
+            if xsk.receiving() >= own && self.pool.free.len() <= RESERVE {
                 break;
             }
             let Some(frame) = self.pool.free.pop() else {
                 self.shared.counters.short_fills.add(1);
                 break;
             };
-            self.pool.tag(&frame, owner.0);
+            self.pool.tag(&frame, link.port.0);
             xsk.fill(&self.area, frame);
         }
+        depth.topped_up(own, xsk.filled(), xsk.receiving(), &mut self.loans);
         xsk.fill_done();
     }
 
@@ -325,6 +351,16 @@ impl Io {
         } = received;
         let len = packet.len;
         self.pool.tag(&packet.frame, to.0);
+        let first = !xsk.holds();
+        if !xsk.has_room() {
+            // Those that wait can go now instead of at the turn's end.
+            self.pool.collect(xsk, &self.area);
+            if !xsk.stuck() {
+                let rate = self.rates.get(usize::from(to.0)).copied().flatten();
+                let rate = rate.filter(|_| !self.lifted);
+                send_waiting(xsk, to, rate.as_ref(), &self.limiter, self.now);
+            }
+        }
         if let Err(packet) = xsk.transmit(packet) {
             let reason = if xsk.holds() {
                 DropReason::RateToPod
@@ -332,7 +368,10 @@ impl Io {
                 DropReason::TxRingFull
             };
             self.drop_packet(ingress, reason, packet);
-        } else if let Some(c) = self.counters(to) {
+            return Ok(());
+        }
+        self.destinations = self.destinations.saturating_add(usize::from(first));
+        if let Some(c) = self.counters(to) {
             c.tx_packets.add(1);
             c.tx_bytes.add(u64::from(len));
         }
@@ -475,15 +514,10 @@ impl Io {
                 .iter_mut()
                 .filter_map(|x| x.unsent().then_some(x))
             {
-                sent |= match rate {
-                    None => xsk.flush(),
-                    Some(rate) => {
-                        let (limiter, port, now) = (&self.limiter, link.port, self.now);
-                        xsk.flush_some(|bytes| {
-                            limiter.admit(port, Direction::ToPod, Some(rate), bytes, now)
-                        })
-                    }
-                };
+                if xsk.crowded() {
+                    self.pool.collect(xsk, &self.area);
+                }
+                sent |= send_waiting(xsk, link.port, rate, &self.limiter, self.now);
             }
         }
         sent
@@ -522,6 +556,15 @@ impl Io {
     /// The rings of a closed socket do not say which frames they held; the tags
     /// do.
     pub(super) fn reclaim(&mut self, port: PortId) {
+        // It is there again, when the control side was slow to ask: the next time then.
+        if self.place(port).is_some() {
+            return;
+        }
+        if let Some(counters) = self.counters(port) {
+            counters.receive_frames.set(0);
+        }
+        let depths = self.links.iter().flat_map(|link| &link.depths);
+        self.loans = Loans::new().without(depths);
         for (index, tag) in self.pool.owners.iter_mut().enumerate() {
             if *tag == port.0 {
                 *tag = FREE;
@@ -535,6 +578,12 @@ impl Io {
         let queues = self.links.iter_mut().flat_map(|l| &mut l.queues);
         let held: u64 = queues.map(|xsk| u64::from(xsk.held())).sum();
         let counters = &self.shared.counters;
+        for link in &self.links {
+            if let Some(port) = counters.ports.get(usize::from(link.port.0)) {
+                let frames = link.queues.iter().map(|xsk| u64::from(xsk.receiving()));
+                port.receive_frames.set(frames.sum());
+            }
+        }
         counters.ring_frames.set(held);
         counters.free_frames.set(self.pool.free.len() as u64);
     }

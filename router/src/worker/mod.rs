@@ -23,8 +23,8 @@ use viaduct_fib::{Fib, PortId, Reader};
 use self::exceptions::{Exceptions, Work};
 use self::handoff::Handoff;
 pub(crate) use self::handoff::{Mailbox, mailboxes};
-use self::io::{Io, Received};
-pub(crate) use self::io::{Link, MIN_QUOTA, RESERVE};
+pub(crate) use self::io::Link;
+use self::io::{Io, Received, Taken};
 use self::pace::{Pace, Rest};
 pub use self::pair::HandoffPair;
 use crate::bpf::Beat;
@@ -40,6 +40,9 @@ use crate::xsk::{Area, FrameId};
 
 /// Packets taken from one queue before the next has its turn.
 const BATCH: usize = 64;
+/// The same from the underlay, as long as they go to many queues: forwarding costs little beside the system call for
+/// each of these.
+const SPREAD_BATCH: usize = 512;
 /// Packets whose flows are looked up before the first of them is forwarded: about as many cache
 /// lines as a processor core fetches at a time.
 const AHEAD: usize = 16;
@@ -208,12 +211,17 @@ impl Worker {
                 worked |= self.serve(link, queue, tick);
             }
         }
+        self.work_off(tick);
+        worked | self.io.flush()
+    }
+
+    /// Works off what was set apart.
+    fn work_off(&mut self, tick: Tick) {
         if self.exceptions.any() {
             let table = self.reader.load();
             self.exceptions
                 .work_off(&mut self.io, &table, &mut self.state, tick);
         }
-        worked | self.io.flush()
     }
 
     /// Notes what pods may receive, when the table is another.
@@ -230,26 +238,35 @@ impl Worker {
         self.io.collect(link, queue);
         if !self.io.has_received(link, queue) {
             // With many pods that is most queues of a turn: none of them needs a table.
-            self.io.refill(link, queue, false);
+            let none = Taken {
+                any: false,
+                all: true,
+                limited: false,
+            };
+            self.io.refill(link, queue, none);
             return false;
         }
+        self.io.begin_batch();
         self.io.prefetch(link, queue, AHEAD);
         // One table for the whole batch; the guard allocates nothing.
         let table = self.reader.load();
         let mut received = 0usize;
         let mut exceptions = 0usize;
+        let mut drained = false;
         let limit = self
             .io
             .port(link)
             .and_then(|id| Some((id, table.port(id)?.limits.from_pod?)));
         // A queue of nothing but exceptions waits for them: others have some, too.
-        while received < BATCH && exceptions < MAX_EXCEPTIONS {
+        let underlay = self.io.port(link) == Some(PortId::UNDERLAY);
+        let mut batch_size = BATCH;
+        while received < batch_size && exceptions < MAX_EXCEPTIONS {
             // What a limited pod sends waits where it is; the kernel drops what finds no room there.
             let most = match limit {
                 Some((port, rate)) if self.io.spent(port, &rate) => break,
                 Some(_) => 1,
                 None => AHEAD
-                    .min(BATCH.saturating_sub(received))
+                    .min(batch_size.saturating_sub(received))
                     .min(MAX_EXCEPTIONS.saturating_sub(exceptions)),
             };
             let mut batch = Batch {
@@ -264,11 +281,20 @@ impl Worker {
             received = received.saturating_add(more);
             exceptions = exceptions.saturating_add(set_apart);
             if more < most {
+                drained = true;
                 break;
+            }
+            if received == batch_size && underlay {
+                batch_size = self.io.worthwhile().clamp(BATCH, SPREAD_BATCH);
             }
         }
         drop(table);
-        self.io.refill(link, queue, received > 0);
+        let taken = Taken {
+            any: received > 0,
+            all: drained,
+            limited: limit.is_some(),
+        };
+        self.io.refill(link, queue, taken);
         received > 0
     }
 
@@ -311,6 +337,8 @@ impl Worker {
                 self.drain_link(link, tick);
             }
         }
+        // Their frames are the port's as yet.
+        self.work_off(tick);
         self.io.flush();
         self.io.lift_limits(false);
     }

@@ -6,6 +6,7 @@
 #![allow(unsafe_code)]
 
 mod area;
+mod depth;
 mod ring;
 
 use std::ffi::CString;
@@ -18,6 +19,7 @@ use xsk_rs::config::{BindFlags, Interface, LibxdpFlags, QueueSize, SocketConfig}
 use xsk_rs::{CompQueue, FillQueue, RxQueue, Socket, TxQueue};
 
 pub use self::area::{Area, FrameId, Packet};
+pub use self::depth::{Depth, Loans, MAX_DEPTH, RESERVE, Visit, frames, own_frames};
 use self::ring::Ring;
 
 /// Packets a kernel transmit call may take (Linux 6.18; 32 before).
@@ -59,6 +61,17 @@ pub(crate) struct Granted {
     pub zero_copy: bool,
 }
 
+/// Entries of a socket's rings, powers of two.
+#[derive(Debug, Clone, Copy)]
+pub struct RingSizes {
+    /// Of fill and completion ring: the area's.
+    pub area: u32,
+    /// Of the receive ring.
+    pub receive: u32,
+    /// Of the transmit ring.
+    pub transmit: u32,
+}
+
 /// One socket: a queue of a device, seen from its worker.
 #[derive(Debug)]
 pub struct Xsk {
@@ -75,26 +88,28 @@ pub struct Xsk {
     receiving: u32,
     /// Index of the first packet in the transmit ring that the kernel has not been shown.
     held_from: u32,
+    /// How far the kernel was when it has left some of what it was shown last.
+    stuck_at: Option<u32>,
+    /// Whether the kernel always tells how far it is: those that know `XDP_MAX_TX_SKB_BUDGET` do. Older ones only when
+    /// they have come to an end.
+    modern: bool,
     _socket: (TxQueue, RxQueue, FillQueue, CompQueue),
 }
 
 impl Xsk {
-    /// Binds to a queue of `umem`'s area. `ring` is the area's, `size` that of the receive and
-    /// transmit rings; both powers of two. The socket is to be used with that area only.
+    /// Binds to a queue of `umem`'s area. The socket is to be used with that area only.
     ///
     /// # Errors
     /// The kernel's; EBUSY when the queue is another socket's.
-    pub fn bind(
-        umem: &Umem,
-        interface: &str,
-        queue: u32,
-        ring: u32,
-        size: u32,
-    ) -> io::Result<Self> {
-        let queue_size = QueueSize::new(size).map_err(io::Error::other)?;
+    pub fn bind(umem: &Umem, interface: &str, queue: u32, sizes: RingSizes) -> io::Result<Self> {
+        let RingSizes {
+            area: ring,
+            receive,
+            transmit,
+        } = sizes;
         let config = SocketConfig::builder()
-            .rx_queue_size(queue_size)
-            .tx_queue_size(queue_size)
+            .rx_queue_size(QueueSize::new(receive).map_err(io::Error::other)?)
+            .tx_queue_size(QueueSize::new(transmit).map_err(io::Error::other)?)
             .libxdp_flags(LibxdpFlags::XSK_LIBXDP_FLAGS_INHIBIT_PROG_LOAD)
             // Copy mode for all: the kernel gives a shared UMEM one mode, that of its first
             // socket, and a veth has no other.
@@ -109,7 +124,7 @@ impl Xsk {
             rings.ok_or_else(|| io::Error::other("the queue is bound already"))?;
         let fd = tx_q.fd().as_raw_fd();
         // Older kernels refuse; then 32 packets a call it is.
-        let _ = set_option(fd, XDP_MAX_TX_SKB_BUDGET, size.min(256));
+        let modern = set_option(fd, XDP_MAX_TX_SKB_BUDGET, transmit.min(256)).is_ok();
         let at: libc::xdp_mmap_offsets = get_option(fd, libc::XDP_MMAP_OFFSETS)?;
         let options: libc::xdp_options = get_option(fd, libc::XDP_OPTIONS)?;
         let offset = |o: u64| libc::off_t::try_from(o).map_err(io::Error::other);
@@ -121,8 +136,8 @@ impl Xsk {
                 &at.cr,
                 ring,
             )?,
-            rx: Ring::map(fd, libc::XDP_PGOFF_RX_RING, &at.rx, size)?,
-            tx: Ring::map(fd, libc::XDP_PGOFF_TX_RING, &at.tx, size)?,
+            rx: Ring::map(fd, libc::XDP_PGOFF_RX_RING, &at.rx, receive)?,
+            tx: Ring::map(fd, libc::XDP_PGOFF_TX_RING, &at.tx, transmit)?,
             fd,
             granted: Granted {
                 zero_copy: options.flags & libc::XDP_OPTIONS_ZEROCOPY != 0,
@@ -130,6 +145,8 @@ impl Xsk {
             in_flight: 0,
             receiving: 0,
             held_from: 0,
+            stuck_at: None,
+            modern,
             _socket: (tx_q, rx_q, fill_q, comp_q),
         })
     }
@@ -188,6 +205,12 @@ impl Xsk {
         self.rx.release();
     }
 
+    /// Whether another packet can be queued for transmission.
+    #[inline]
+    pub fn has_room(&mut self) -> bool {
+        self.tx.has_room()
+    }
+
     /// Queues a packet for transmission.
     ///
     /// # Errors
@@ -220,29 +243,27 @@ impl Xsk {
         while self.held_from != self.tx.mine && admit(self.tx.own(self.held_from).len as usize) {
             self.held_from = self.held_from.wrapping_add(1);
         }
-        self.held_from != before && {
+        // Also what an earlier call has left.
+        (self.held_from != before || self.stuck_at.is_some()) && {
             self.kick();
             true
         }
     }
 
     /// True when packets wait that the kernel has not been shown.
-    pub(crate) const fn holds(&self) -> bool {
+    pub const fn holds(&self) -> bool {
         self.held_from != self.tx.mine
     }
 
     /// Shows packets to the kernel, and has it send them.
     fn kick(&mut self) -> bool {
         self.tx.publish_to(self.held_from);
-        let waiting = |tx: &mut Ring<libc::xdp_desc>, shown: u32| {
-            tx.queued();
-            shown != tx.theirs
-        };
-        // Each call sends at least one budget's worth; more rounds than the
-        // ring has batches cannot be needed.
+        self.tx.queued();
+        // Each call sends one budget's worth; more rounds than the ring has batches cannot be needed.
         for _ in 0..self.tx.size / 32 {
-            if !waiting(&mut self.tx, self.held_from) {
-                return true;
+            let before = self.tx.theirs;
+            if before == self.held_from {
+                break;
             }
             // SAFETY: sendto(2) without data or address only kicks the ring.
             let sent = unsafe {
@@ -250,11 +271,25 @@ impl Xsk {
             };
             let again =
                 sent >= 0 || io::Error::last_os_error().raw_os_error() == Some(libc::EAGAIN);
-            if !again {
+            self.tx.queued();
+            // Nothing more has left: the device is busy, or the completion ring is full.
+            if !again || (self.modern && self.tx.theirs == before) {
                 break;
             }
         }
-        !waiting(&mut self.tx, self.held_from)
+        let sent = self.tx.theirs == self.held_from;
+        self.stuck_at = (!sent).then_some(self.tx.theirs);
+        sent
+    }
+
+    /// Whether the completion ring may have no room for all that is to be sent, so that the kernel would leave some.
+    pub(crate) const fn crowded(&self) -> bool {
+        self.in_flight > self.completion.size
+    }
+
+    /// Whether the kernel has left some of what it was shown last, and has not moved on since it was last asked.
+    pub(crate) fn stuck(&self) -> bool {
+        self.stuck_at == Some(self.tx.theirs)
     }
 
     /// True when packets wait in the transmit ring, shown to the kernel or not.
@@ -281,7 +316,7 @@ impl Xsk {
     }
 
     /// Frames given for receiving: in the fill ring, or received by the kernel and not yet here.
-    pub(crate) const fn receiving(&self) -> u32 {
+    pub const fn receiving(&self) -> u32 {
         self.receiving
     }
 
@@ -291,8 +326,8 @@ impl Xsk {
         self.fill.queued()
     }
 
-    /// Gives a frame for receiving; the ring must have room, which quotas below
-    /// its size make sure of.
+    /// Gives a frame for receiving; the ring must have room, which
+    /// [`MAX_DEPTH`] makes sure of.
     #[inline]
     #[expect(
         clippy::needless_pass_by_value,

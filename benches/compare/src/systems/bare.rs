@@ -9,24 +9,23 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, anyhow};
 use viaduct_router::Frame;
-use viaduct_router::xsk::{Area, FrameId, Packet, Umem, Xsk};
+use viaduct_router::xsk::{
+    Area, Depth, FrameId, Loans, MAX_DEPTH, Packet, RESERVE, RingSizes, Umem, Visit, Xsk, frames,
+    own_frames,
+};
 
 use super::programs::{Programs, UNDERLAY_PLACE, index, places};
 use super::{OUTER_LEN, Outer, Setup, System};
 use crate::bed::{Bed, GATEWAY_MAC, MOST_PODS, Pod};
 use crate::plan::Case;
 
-// As in the router: `router/src/router` and `router/src/worker/io.rs`.
+// As in the router: `router/src/router`, `router/src/worker`.
 const FRAME_SIZE: u32 = 2048;
-const FILL_RING: u32 = 2048;
 const UNDERLAY_RING: u32 = 2048;
 const POD_RING: u32 = 512;
-const RESERVE: u32 = 2048;
-const MIN_QUOTA: u32 = 64;
-const MAX_QUOTA: u32 = 1024;
-const UNDERLAY_SHARES: u32 = 8;
-const TOP_UP: u32 = 32;
 const BATCH: usize = 64;
+const SPREAD_BATCH: usize = 512;
+const PER_CALL: usize = 8;
 const PATIENCE: Duration = Duration::from_secs(1);
 
 /// What the thread and its owner share.
@@ -48,33 +47,32 @@ pub(crate) struct Bare {
 
 impl Bare {
     pub(crate) fn start(bed: &Bed, setup: &Setup) -> anyhow::Result<Self> {
-        let ports = MOST_PODS + 1;
-        let frames = (RESERVE + FILL_RING + ports * MIN_QUOTA).next_power_of_two();
+        let ports = usize::try_from(MOST_PODS + 1)?;
+        let frames = u32::try_from(frames(ports))?;
         // In the node's namespace: the UMEM's own socket looks for its interface where it was made.
         let (area, free) = bed
             .node()
-            .with(|| Ok(Area::new(frames, FRAME_SIZE, FILL_RING)?))
+            .with(|| Ok(Area::new(frames, FRAME_SIZE, MAX_DEPTH)?))
             .context("no packet memory")?;
-        let share = (frames - RESERVE) / (ports + UNDERLAY_SHARES);
         let mut programs = Programs::load(&["to_socket"])?;
         let mut links = Vec::new();
         for (place, interface) in places(bed) {
             let underlay = place == UNDERLAY_PLACE;
-            let size = if underlay { UNDERLAY_RING } else { POD_RING };
+            let transmit = if underlay { UNDERLAY_RING } else { POD_RING };
             let (umem, name) = (area.umem(), &interface);
             let (socket, ifindex) = bed
                 .node()
                 .with(|| {
-                    let socket = bind(&umem, name, size)?;
+                    let socket = bind(&umem, name, transmit)?;
                     Ok((socket, index(name)?))
                 })
                 .with_context(|| format!("cannot bind to {interface}"))?;
             programs.set_socket(place, ifindex, &socket)?;
             programs.attach("to_socket", &interface, &bed.node())?;
-            let shares = if underlay { UNDERLAY_SHARES } else { 1 };
             links.push(Link {
                 socket,
-                quota: (share * shares).min(MAX_QUOTA),
+                own: own_frames(underlay, 1),
+                depth: Depth::default(),
             });
         }
         let pods = bed.shape.pods().map(ethernet).collect();
@@ -84,6 +82,8 @@ impl Bare {
             links,
             pods,
             outer: Outer::new()?,
+            loans: Loans::new(),
+            began: Instant::now(),
         };
         let shared = Arc::new(Shared::default());
         let (seen, cpu) = (Arc::clone(&shared), setup.cpu);
@@ -124,10 +124,15 @@ impl Drop for Bare {
 }
 
 /// As the router does it: what was closed just now may hold a queue for some milliseconds more.
-fn bind(umem: &Umem, interface: &str, size: u32) -> anyhow::Result<Xsk> {
+fn bind(umem: &Umem, interface: &str, transmit: u32) -> anyhow::Result<Xsk> {
+    let sizes = RingSizes {
+        area: MAX_DEPTH,
+        receive: MAX_DEPTH,
+        transmit,
+    };
     let until = Instant::now() + PATIENCE;
     loop {
-        match Xsk::bind(umem, interface, 0, FILL_RING, size) {
+        match Xsk::bind(umem, interface, 0, sizes) {
             Err(e) if e.kind() == ErrorKind::ResourceBusy && Instant::now() < until => {
                 std::thread::sleep(Duration::from_millis(5));
             }
@@ -146,7 +151,8 @@ fn ethernet(pod: Pod) -> [u8; 12] {
 
 struct Link {
     socket: Xsk,
-    quota: u32,
+    own: u32,
+    depth: Depth,
 }
 
 struct Forwarder {
@@ -156,6 +162,8 @@ struct Forwarder {
     links: Vec<Link>,
     pods: Vec<[u8; 12]>,
     outer: Outer,
+    loans: Loans,
+    began: Instant,
 }
 
 impl Forwarder {
@@ -166,8 +174,9 @@ impl Forwarder {
                 continue;
             }
             let mut sent = [0; 2];
+            let now = self.began.elapsed();
             for link in 0..self.links.len() {
-                self.serve(link, &mut sent);
+                self.serve(link, now, &mut sent);
             }
             for (total, sent) in shared.sent.iter().zip(sent) {
                 if sent > 0 {
@@ -182,14 +191,14 @@ impl Forwarder {
         }
     }
 
-    fn serve(&mut self, at: usize, sent: &mut [u64; 2]) {
+    fn serve(&mut self, at: usize, now: Duration, sent: &mut [u64; 2]) {
         let underlay = self.links.len() - 1;
-        while let Some(frame) = self.links[at].socket.complete(&self.area) {
-            self.free.push(frame);
-        }
-        let mut received = 0;
-        while received < BATCH {
+        self.collect(at);
+        let (mut received, mut destinations, mut drained) = (0, 0, false);
+        let most = if at == underlay { SPREAD_BATCH } else { BATCH };
+        while received < BATCH.max(destinations * PER_CALL).min(most) {
             let Some(mut packet) = self.links[at].socket.receive(&self.area) else {
+                drained = true;
                 break;
             };
             received += 1;
@@ -204,12 +213,26 @@ impl Forwarder {
                 self.free.push(packet.into_frame());
                 continue;
             };
+            let first = !self.links[to].socket.holds();
+            if !self.links[to].socket.has_room() {
+                self.collect(to);
+                self.links[to].socket.flush();
+            }
             match self.links[to].socket.transmit(packet) {
-                Ok(()) => sent[usize::from(at == underlay)] += 1,
+                Ok(()) => {
+                    destinations += usize::from(first);
+                    sent[usize::from(at == underlay)] += 1;
+                }
                 Err(packet) => self.free.push(packet.into_frame()),
             }
         }
-        self.refill(at, received > 0);
+        self.refill(at, received > 0, drained, now);
+    }
+
+    fn collect(&mut self, at: usize) {
+        while let Some(frame) = self.links[at].socket.complete(&self.area) {
+            self.free.push(frame);
+        }
     }
 
     /// Which pod it is for, by the inner destination's last byte.
@@ -226,19 +249,33 @@ impl Forwarder {
         pulled.flatten()
     }
 
-    fn refill(&mut self, at: usize, received: bool) {
-        let link = &mut self.links[at];
+    fn refill(&mut self, at: usize, received: bool, drained: bool, now: Duration) {
+        let Link { socket, own, depth } = &mut self.links[at];
         if received {
-            link.socket.receive_done();
+            socket.receive_done();
         }
-        let missing = link.quota.saturating_sub(link.socket.filled());
-        if missing < TOP_UP.min(link.quota.div_ceil(2)) {
+        let visit = Visit {
+            now: u64::try_from(now.as_nanos()).unwrap_or(u64::MAX),
+            drained,
+            limited: false,
+            filled: socket.filled(),
+            receiving: socket.receiving(),
+        };
+        let missing = depth.missing(*own, &visit, &mut self.loans);
+        if missing == 0 {
             return;
         }
-        for frame in (0..missing).map_while(|_| self.free.pop()) {
-            link.socket.fill(&self.area, frame);
+        for _ in 0..missing {
+            if socket.receiving() >= *own && self.free.len() <= RESERVE {
+                break;
+            }
+            let Some(frame) = self.free.pop() else {
+                break;
+            };
+            socket.fill(&self.area, frame);
         }
-        link.socket.fill_done();
+        depth.topped_up(*own, socket.filled(), socket.receiving(), &mut self.loans);
+        socket.fill_done();
     }
 }
 

@@ -1,0 +1,333 @@
+//! How many frames a queue has for receiving: some are its own, others are lent.
+//!
+//! A queue has to hold what arrives while its worker does something else, or is not scheduled. Few frames are enough
+//! for most queues at most times, and stay in the processor's cache; so a queue begins with few, and is lent more once
+//! it has used half of them. What is left to lend bounds each loan (the dynamic thresholds of shared-memory
+//! switches: Choudhury and Hahne, 1998), so that the first do not take everything. A queue that its worker does not get to
+//! the end of is lent nothing: more frames would make it no faster, and each packet later.
+
+/// Frames in one queue, at most: the size of its fill and receive rings.
+pub const MAX_DEPTH: u32 = 2048;
+/// Frames kept back from fill rings for packets on their way out.
+pub const RESERVE: usize = 2048;
+/// Frames of a worker that queues can be lent.
+const LOANS: u32 = 8192;
+/// Frames that the queues of a pod's port have for receiving, whatever other ports do.
+const SHARE: u32 = 128;
+/// The fewest of a single queue, also of a device with many.
+const MIN_SHARE: u32 = 16;
+/// Frames in the queue of a pod that may send at a rate: its packets wait there.
+const LIMITED: u32 = 512;
+/// For how many pods' ports the underlay counts.
+const UNDERLAY_SHARES: u32 = 8;
+/// Fewer missing frames than this are not worth a shared line.
+const TOP_UP: u32 = 32;
+/// For how long a queue may be without an end before more frames are of no use to it, ns.
+const STANDING: u64 = 10_000_000;
+/// And for how many visits: two full queues' worth of batches. Its worker may have been away for long.
+const STANDING_VISITS: u32 = 64;
+/// For how long it is lent nothing then, ns.
+const REFUSED: u64 = 100_000_000;
+/// How many times as many frames are lent when they turn out to be few: what is missing is lost.
+const GROWTH: u32 = 4;
+/// How often it is looked at what a queue had no use for, ns.
+const REVIEW: u64 = 10_000_000_000;
+
+/// Frames that a worker needs for so many ports, the underlay's included.
+#[must_use]
+pub const fn frames(ports: usize) -> usize {
+    let shares = ports.saturating_add(UNDERLAY_SHARES as usize);
+    RESERVE
+        .saturating_add(LOANS as usize)
+        .saturating_add(shares.saturating_mul(SHARE as usize))
+}
+
+/// Frames for receiving that each of a port's queues has in any case.
+#[inline]
+#[must_use]
+pub fn own_frames(underlay: bool, queues: usize) -> u32 {
+    let shares = if underlay { UNDERLAY_SHARES } else { 1 };
+    let queues = u32::try_from(queues).unwrap_or(u32::MAX);
+    let each = SHARE.saturating_mul(shares).checked_div(queues);
+    each.unwrap_or(0).clamp(MIN_SHARE, MAX_DEPTH)
+}
+
+/// Frames of one worker that queues can be lent.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Loans {
+    left: u32,
+}
+
+impl Loans {
+    /// None of them is lent yet.
+    #[must_use]
+    #[expect(clippy::new_without_default, reason = "it is not nothing")]
+    pub const fn new() -> Self {
+        Self { left: LOANS }
+    }
+
+    /// The same, while these queues have what they have.
+    #[must_use]
+    pub fn without<'a>(self, queues: impl Iterator<Item = &'a Depth>) -> Self {
+        let left = queues.fold(self.left, |left, queue| left.saturating_sub(queue.lent));
+        Self { left }
+    }
+}
+
+/// What a queue has seen since its last batch, or the one before.
+#[derive(Debug, Clone, Copy)]
+pub struct Visit {
+    /// ns, from any beginning, not 0.
+    pub now: u64,
+    /// Whether all packets were taken that there were.
+    pub drained: bool,
+    /// Whether the pod may send at a rate only.
+    pub limited: bool,
+    /// Frames in the fill ring.
+    pub filled: u32,
+    /// These, and those of packets that have not been taken.
+    pub receiving: u32,
+}
+
+/// One queue's frames.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Depth {
+    /// Lent as of the last visit.
+    lent: u32,
+    /// So many it could use, its own ones included.
+    wanted: u32,
+    /// In the fill ring after the last visit.
+    had: u32,
+    /// The most that were used between two visits since `reviewed`.
+    used: u32,
+    /// Visits since it was last drained, and the first of them, ns.
+    standing: u32,
+    standing_since: u64,
+    /// Until when it is lent nothing, ns.
+    refused_until: u64,
+    reviewed: u64,
+}
+
+impl Depth {
+    /// How many frames are to be put into the fill ring now. `own` are the queue's [`own_frames`].
+    #[inline]
+    pub fn missing(&mut self, own: u32, visit: &Visit, loans: &mut Loans) -> u32 {
+        self.want(own, visit);
+        // What has been received by now is not lent any more.
+        let held = visit.receiving.saturating_sub(own).min(self.lent);
+        loans.left = loans.left.saturating_add(self.lent.saturating_sub(held));
+        self.lent = held;
+        let loan = self.wanted.saturating_sub(own);
+        // No loan is larger than what is left beside it.
+        let fair = held.saturating_add(loans.left).div_ceil(2);
+        let most = own.saturating_add(loan.min(fair));
+        let missing = most.saturating_sub(visit.receiving);
+        self.had = visit.filled;
+        if missing < TOP_UP.min(most.div_ceil(2)) {
+            0
+        } else {
+            missing
+        }
+    }
+
+    /// Frames were put there: now it has `filled`, and `receiving` as in [`Visit`].
+    #[inline]
+    pub const fn topped_up(&mut self, own: u32, filled: u32, receiving: u32, loans: &mut Loans) {
+        self.had = filled;
+        let held = receiving.saturating_sub(own);
+        let more = held.saturating_sub(self.lent);
+        loans.left = loans.left.saturating_sub(more);
+        self.lent = self.lent.saturating_add(more);
+    }
+
+    #[inline]
+    fn want(&mut self, own: u32, visit: &Visit) {
+        let now = visit.now;
+        if visit.limited {
+            self.wanted = own.max(LIMITED);
+            return;
+        }
+        if self.reviewed == 0 {
+            self.reviewed = now;
+        }
+        if visit.drained {
+            self.standing = 0;
+        } else {
+            if self.standing == 0 {
+                self.standing_since = now;
+            }
+            self.standing = self.standing.saturating_add(1);
+        }
+        let stands =
+            self.standing > STANDING_VISITS && now.saturating_sub(self.standing_since) > STANDING;
+        let used = self.had.saturating_sub(visit.filled);
+        self.used = self.used.max(used);
+        self.wanted = self.wanted.clamp(own, MAX_DEPTH);
+        if stands {
+            self.refused_until = now.saturating_add(REFUSED);
+            self.wanted = own;
+        } else if used > self.had / 2 && now >= self.refused_until {
+            self.wanted = self.wanted.saturating_mul(GROWTH).min(MAX_DEPTH);
+        }
+        if now.saturating_sub(self.reviewed) > REVIEW {
+            // With half as many, half of them would still have been left.
+            if self.used <= self.wanted / 4 {
+                self.wanted = (self.wanted / 2).max(own);
+            }
+            (self.reviewed, self.used) = (now, 0);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const OWN: u32 = 128;
+    const TURN: u64 = 50_000;
+
+    /// A queue and its worker; what comes in a turn is lost where there is no frame.
+    struct Queue {
+        depth: Depth,
+        filled: u32,
+        waiting: u32,
+        lost: u32,
+    }
+
+    impl Queue {
+        fn new() -> Self {
+            let depth = Depth::default();
+            let (filled, waiting, lost) = (0, 0, 0);
+            Self {
+                depth,
+                filled,
+                waiting,
+                lost,
+            }
+        }
+
+        fn turn(&mut self, now: u64, come: u32, taken: u32, loans: &mut Loans) {
+            self.lost = come.saturating_sub(self.filled);
+            let received = come.min(self.filled);
+            self.filled -= received;
+            self.waiting += received;
+            let visit = Visit {
+                now,
+                drained: self.waiting < taken,
+                limited: false,
+                filled: self.filled,
+                receiving: self.filled + self.waiting - taken.min(self.waiting),
+            };
+            self.waiting -= taken.min(self.waiting);
+            let missing = self.depth.missing(OWN, &visit, loans);
+            if missing == 0 {
+                return;
+            }
+            self.filled += missing;
+            let receiving = self.filled + self.waiting;
+            self.depth.topped_up(OWN, self.filled, receiving, loans);
+        }
+    }
+
+    #[test]
+    fn a_quiet_queue_has_its_own_frames_only() {
+        let (mut queue, mut loans) = (Queue::new(), Loans::new());
+        for turn in 1..10_000 {
+            queue.turn(turn * TURN, u32::from(turn % 3 == 0), 64, &mut loans);
+        }
+        assert!(
+            queue.filled <= OWN && queue.filled > OWN - TOP_UP,
+            "{}",
+            queue.filled
+        );
+        assert_eq!(loans, Loans::new());
+    }
+
+    #[test]
+    fn bursts_are_lost_only_until_it_is_lent_enough() {
+        let (mut queue, mut loans) = (Queue::new(), Loans::new());
+        let mut lost = Vec::new();
+        for turn in 1..20_000u64 {
+            let come = if turn % 100 == 0 { 1000 } else { 0 };
+            queue.turn(turn * TURN, come, 64, &mut loans);
+            if come > 0 {
+                lost.push(queue.lost);
+            }
+        }
+        assert_eq!(lost[..2].iter().filter(|n| **n > 0).count(), 2, "{lost:?}");
+        assert!(lost[2..].iter().all(|n| *n == 0), "{lost:?}");
+    }
+
+    #[test]
+    fn what_it_does_not_use_is_given_back_with_its_packets() {
+        let (mut queue, mut loans) = (Queue::new(), Loans::new());
+        for turn in 1..1_000 {
+            queue.turn(
+                turn * TURN,
+                if turn % 100 == 0 { 1000 } else { 0 },
+                64,
+                &mut loans,
+            );
+        }
+        assert!(queue.filled > 1000 && loans.left < LOANS - 800);
+        let later = 2 * REVIEW;
+        for turn in 1..100_000 {
+            queue.turn(later + turn * REVIEW / 1000, 1, 64, &mut loans);
+        }
+        assert!(queue.filled <= OWN);
+        assert_eq!(loans, Loans::new());
+    }
+
+    #[test]
+    fn without_an_end_nothing_is_lent() {
+        let (mut queue, mut loans) = (Queue::new(), Loans::new());
+        for turn in 1..10_000 {
+            queue.turn(turn * TURN, 100, 64, &mut loans);
+        }
+        assert!(queue.filled + queue.waiting <= OWN);
+        assert_eq!(loans, Loans::new());
+    }
+
+    #[test]
+    fn a_worker_that_was_away_finds_it_full_and_keeps_it_deep() {
+        let (mut queue, mut loans) = (Queue::new(), Loans::new());
+        let mut now = TURN;
+        for _ in 0..20 {
+            // Away for 20 ms, and again while it is working off what has come.
+            for (come, away) in [(1000, 20_000_000), (500, 20_000_000), (0, TURN)] {
+                now += away;
+                queue.turn(now, come, 64, &mut loans);
+            }
+            for _ in 0..100 {
+                now += TURN;
+                queue.turn(now, 1, 64, &mut loans);
+            }
+        }
+        assert!(queue.filled > 1500, "{}", queue.filled);
+    }
+
+    #[test]
+    fn many_that_want_all_get_about_the_same() {
+        let mut queues: Vec<_> = (0..50).map(|_| Queue::new()).collect();
+        let mut loans = Loans::new();
+        for turn in 1..20_000 {
+            for queue in &mut queues {
+                queue.turn(
+                    turn * TURN,
+                    if turn % 100 == 0 { 3000 } else { 0 },
+                    64,
+                    &mut loans,
+                );
+            }
+        }
+        let held = queues.iter().map(|q| q.filled + q.waiting - OWN);
+        assert!(held.clone().sum::<u32>() <= LOANS);
+        let (least, most) = (held.clone().min().unwrap(), held.max().unwrap());
+        assert!(
+            least > LOANS / 51 / 2 && most < LOANS / 51 * 2,
+            "{least} to {most}"
+        );
+        let depths = queues.iter().map(|q| &q.depth);
+        assert_eq!(Loans::new().without(depths), loans);
+    }
+}
