@@ -7,7 +7,6 @@ use serde_json::{Map, Value, json};
 use viaduct_pktgen::{Latency, Size};
 
 use crate::plan::Point;
-use crate::session::ratios;
 use crate::systems::Kind;
 
 /// What a row has that may not be measured.
@@ -269,6 +268,20 @@ fn line(row: &Row) -> String {
         let _ = write!(line, "  {reason}");
     }
     line
+}
+
+/// Rates of each system relative to another's, at the same point.
+fn ratios(rows: &[Row], of: Kind) -> Vec<(Point, BTreeMap<&'static str, f64>)> {
+    let ours = rows.iter().filter(|row| row.kind == of);
+    ours.filter_map(|row| {
+        let rate = row.rate()?;
+        let others = rows
+            .iter()
+            .filter(|other| other.point == row.point && other.kind != of);
+        let ratios = others.filter_map(|other| Some((other.kind.name(), rate / other.rate()?)));
+        Some((row.point, ratios.collect()))
+    })
+    .collect()
 }
 
 #[cfg(test)]

@@ -1,6 +1,5 @@
 //! All systems at one point, taking turns.
 
-use std::collections::BTreeMap;
 use std::time::Duration;
 
 use anyhow::{Context, bail};
@@ -263,18 +262,4 @@ impl<'a> Session<'a> {
             }
         }
     }
-}
-
-/// Rates of each system relative to another's, at the same point.
-pub(crate) fn ratios(rows: &[Row], of: Kind) -> Vec<(Point, BTreeMap<&'static str, f64>)> {
-    let ours = rows.iter().filter(|row| row.kind == of);
-    ours.filter_map(|row| {
-        let rate = row.rate()?;
-        let others = rows
-            .iter()
-            .filter(|other| other.point == row.point && other.kind != of);
-        let ratios = others.filter_map(|other| Some((other.kind.name(), rate / other.rate()?)));
-        Some((row.point, ratios.collect()))
-    })
-    .collect()
 }
