@@ -18,6 +18,8 @@ struct Sent {
     kept_out: u64,
     /// The worker took them, and dropped them.
     dropped: u64,
+    /// That its queue has for receiving, its own and what it is lent.
+    frames: u64,
 }
 
 fn sent(ports: &Value, pod: &Pod) -> Sent {
@@ -28,6 +30,7 @@ fn sent(ports: &Value, pod: &Pod) -> Sent {
         taken: count("rx_packets"),
         kept_out: count("kernel_drops"),
         dropped: count("drops"),
+        frames: count("receive_frames"),
     }
 }
 
@@ -76,6 +79,10 @@ fn beside(greedy: u8) {
     // 49 batches are more than the underlay's transmit ring holds: it is sent more than once in a turn.
     let dropped: u64 = others.iter().map(|sent| sent.dropped).sum();
     assert_eq!(dropped, 0, "of what was taken: {}", ra.ask("drops"));
+    // Their queues are full: those are lent frames, of which there are 8,192, beside the 128 of their own.
+    let frames: u64 = others.iter().map(|sent| sent.frames).sum();
+    let own = 128 * u64::from(greedy);
+    assert!(frames > own && frames <= own + 8192, "{frames} frames");
     let share = average.min(taken + kept_out);
     assert!(taken * 10 >= share * 9, "{taken} of a share of {share}");
     stream.goes_on();
