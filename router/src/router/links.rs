@@ -251,7 +251,7 @@ impl Router {
             let queues = sockets.collect::<Result<Vec<_>, _>>()?;
             links.push(Box::new(Link {
                 port,
-                depths: vec![Depth::default(); queues.len()],
+                depths: vec![Depth::new(underlay, queues.len()); queues.len()],
                 queues,
                 senders,
                 via: index % sending,

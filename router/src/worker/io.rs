@@ -11,7 +11,7 @@ use crate::frame::Frame;
 use crate::limit::{Direction, Limiter};
 use crate::reason::DropReason;
 use crate::tick::Tick;
-use crate::xsk::{Area, Depth, FrameId, Loans, Packet, RESERVE, Visit, Xsk, own_frames};
+use crate::xsk::{Area, Depth, FrameId, Loans, Packet, RESERVE, Visit, Xsk};
 
 /// Packets to one queue that are worth waiting for.
 const PER_CALL: usize = 8;
@@ -80,7 +80,8 @@ pub(super) struct Received {
     pub(super) queue: usize,
 }
 
-/// Has the kernel send what waits in a queue, as much of it as a rate allows. True when it took any.
+/// Has the kernel send what waits in a queue, as much of it as a rate allows. True when there was any, and the device was
+/// not busy.
 fn send_waiting(
     xsk: &mut Xsk,
     port: PortId,
@@ -268,7 +269,6 @@ impl Io {
         let Some(link) = self.links.get_mut(link) else {
             return;
         };
-        let own = own_frames(link.port == PortId::UNDERLAY, link.queues.len());
         let (Some(xsk), Some(depth)) = (link.queues.get_mut(queue), link.depths.get_mut(queue))
         else {
             return;
@@ -283,13 +283,13 @@ impl Io {
             filled: xsk.filled(),
             receiving: xsk.receiving(),
         };
-        let missing = depth.missing(own, &visit, &mut self.loans);
+        let missing = depth.missing(&visit, &mut self.loans);
         if missing == 0 {
             return;
         }
         for _ in 0..missing {
             // What others are lent must not be missing for packets on their way, or for a queue's own.
-            if xsk.receiving() >= own && self.pool.free.len() <= RESERVE {
+            if xsk.receiving() >= depth.own() && self.pool.free.len() <= RESERVE {
                 break;
             }
             let Some(frame) = self.pool.free.pop() else {
@@ -299,7 +299,7 @@ impl Io {
             self.pool.tag(&frame, link.port.0);
             xsk.fill(&self.area, frame);
         }
-        depth.topped_up(own, xsk.filled(), xsk.receiving(), &mut self.loans);
+        depth.topped_up(xsk.filled(), xsk.receiving(), &mut self.loans);
         xsk.fill_done();
     }
 
@@ -352,21 +352,20 @@ impl Io {
         let len = packet.len;
         self.pool.tag(&packet.frame, to.0);
         let first = !xsk.holds();
+        let mut reason = DropReason::TxRingFull;
         if !xsk.has_room() {
             // Those that wait can go now instead of at the turn's end.
             self.pool.collect(xsk, &self.area);
+            let rate = self.rates.get(usize::from(to.0)).copied().flatten();
+            let rate = rate.filter(|_| !self.lifted);
             if !xsk.stuck() {
-                let rate = self.rates.get(usize::from(to.0)).copied().flatten();
-                let rate = rate.filter(|_| !self.lifted);
                 send_waiting(xsk, to, rate.as_ref(), &self.limiter, self.now);
+            }
+            if rate.is_some() && xsk.holds() {
+                reason = DropReason::RateToPod;
             }
         }
         if let Err(packet) = xsk.transmit(packet) {
-            let reason = if xsk.holds() {
-                DropReason::RateToPod
-            } else {
-                DropReason::TxRingFull
-            };
             self.drop_packet(ingress, reason, packet);
             return Ok(());
         }

@@ -43,16 +43,6 @@ pub const fn frames(ports: usize) -> usize {
         .saturating_add(shares.saturating_mul(SHARE as usize))
 }
 
-/// Frames for receiving that each of a port's queues has in any case.
-#[inline]
-#[must_use]
-pub fn own_frames(underlay: bool, queues: usize) -> u32 {
-    let shares = if underlay { UNDERLAY_SHARES } else { 1 };
-    let queues = u32::try_from(queues).unwrap_or(u32::MAX);
-    let each = SHARE.saturating_mul(shares).checked_div(queues);
-    each.unwrap_or(0).clamp(MIN_SHARE, MAX_DEPTH)
-}
-
 /// Frames of one worker that queues can be lent.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Loans {
@@ -91,8 +81,10 @@ pub struct Visit {
 }
 
 /// One queue's frames.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Depth {
+    /// In any case, whatever other queues have.
+    own: u32,
     /// Lent as of the last visit.
     lent: u32,
     /// So many it could use, its own ones included.
@@ -110,10 +102,38 @@ pub struct Depth {
 }
 
 impl Depth {
-    /// How many frames are to be put into the fill ring now. `own` are the queue's [`own_frames`].
+    /// One of so many queues that a port has with a worker.
+    #[must_use]
+    pub fn new(underlay: bool, queues: usize) -> Self {
+        let shares = if underlay { UNDERLAY_SHARES } else { 1 };
+        let queues = u32::try_from(queues).unwrap_or(u32::MAX);
+        let each = SHARE.saturating_mul(shares).checked_div(queues);
+        let own = each.unwrap_or(0).clamp(MIN_SHARE, MAX_DEPTH);
+        Self {
+            own,
+            lent: 0,
+            wanted: own,
+            had: 0,
+            used: 0,
+            standing: 0,
+            standing_since: 0,
+            refused_until: 0,
+            reviewed: 0,
+        }
+    }
+
+    /// Frames that it has in any case.
     #[inline]
-    pub fn missing(&mut self, own: u32, visit: &Visit, loans: &mut Loans) -> u32 {
-        self.want(own, visit);
+    #[must_use]
+    pub const fn own(&self) -> u32 {
+        self.own
+    }
+
+    /// How many frames are to be put into the fill ring now.
+    #[inline]
+    pub fn missing(&mut self, visit: &Visit, loans: &mut Loans) -> u32 {
+        self.want(visit);
+        let own = self.own;
         // What has been received by now is not lent any more.
         let held = visit.receiving.saturating_sub(own).min(self.lent);
         loans.left = loans.left.saturating_add(self.lent.saturating_sub(held));
@@ -133,17 +153,17 @@ impl Depth {
 
     /// Frames were put there: now it has `filled`, and `receiving` as in [`Visit`].
     #[inline]
-    pub const fn topped_up(&mut self, own: u32, filled: u32, receiving: u32, loans: &mut Loans) {
+    pub const fn topped_up(&mut self, filled: u32, receiving: u32, loans: &mut Loans) {
         self.had = filled;
-        let held = receiving.saturating_sub(own);
+        let held = receiving.saturating_sub(self.own);
         let more = held.saturating_sub(self.lent);
         loans.left = loans.left.saturating_sub(more);
         self.lent = self.lent.saturating_add(more);
     }
 
     #[inline]
-    fn want(&mut self, own: u32, visit: &Visit) {
-        let now = visit.now;
+    fn want(&mut self, visit: &Visit) {
+        let (own, now) = (self.own, visit.now);
         if visit.limited {
             self.wanted = own.max(STANDING_DEPTH);
             return;
@@ -163,7 +183,6 @@ impl Depth {
             self.standing > STANDING_VISITS && now.saturating_sub(self.standing_since) > STANDING;
         let used = self.had.saturating_sub(visit.filled);
         self.used = self.used.max(used);
-        self.wanted = self.wanted.clamp(own, MAX_DEPTH);
         if stands {
             self.refused_until = now.saturating_add(REFUSED);
             self.wanted = own.max(STANDING_DEPTH);
@@ -184,7 +203,7 @@ impl Depth {
 mod tests {
     use super::*;
 
-    const OWN: u32 = 128;
+    const OWN: u32 = SHARE;
     const TURN: u64 = 50_000;
 
     /// A queue and its worker; what comes in a turn is lost where there is no frame.
@@ -197,7 +216,7 @@ mod tests {
 
     impl Queue {
         fn new() -> Self {
-            let depth = Depth::default();
+            let depth = Depth::new(false, 1);
             let (filled, waiting, lost) = (0, 0, 0);
             Self {
                 depth,
@@ -220,13 +239,13 @@ mod tests {
                 receiving: self.filled + self.waiting - taken.min(self.waiting),
             };
             self.waiting -= taken.min(self.waiting);
-            let missing = self.depth.missing(OWN, &visit, loans);
+            let missing = self.depth.missing(&visit, loans);
             if missing == 0 {
                 return;
             }
             self.filled += missing;
             let receiving = self.filled + self.waiting;
-            self.depth.topped_up(OWN, self.filled, receiving, loans);
+            self.depth.topped_up(self.filled, receiving, loans);
         }
     }
 

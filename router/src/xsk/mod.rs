@@ -19,7 +19,7 @@ use xsk_rs::config::{BindFlags, Interface, LibxdpFlags, QueueSize, SocketConfig}
 use xsk_rs::{CompQueue, FillQueue, RxQueue, Socket, TxQueue};
 
 pub use self::area::{Area, FrameId, Packet};
-pub use self::depth::{Depth, Loans, MAX_DEPTH, RESERVE, Visit, frames, own_frames};
+pub use self::depth::{Depth, Loans, MAX_DEPTH, RESERVE, Visit, frames};
 use self::ring::Ring;
 
 /// Packets a kernel transmit call may take (Linux 6.18; 32 before).
@@ -92,7 +92,7 @@ pub struct Xsk {
     stuck_at: Option<u32>,
     /// Whether the kernel always tells how far it is: those that know `XDP_MAX_TX_SKB_BUDGET` do. Older ones only when
     /// they have come to an end.
-    modern: bool,
+    tells_progress: bool,
     _socket: (TxQueue, RxQueue, FillQueue, CompQueue),
 }
 
@@ -124,7 +124,7 @@ impl Xsk {
             rings.ok_or_else(|| io::Error::other("the queue is bound already"))?;
         let fd = tx_q.fd().as_raw_fd();
         // Older kernels refuse; then 32 packets a call it is.
-        let modern = set_option(fd, XDP_MAX_TX_SKB_BUDGET, transmit.min(256)).is_ok();
+        let tells_progress = set_option(fd, XDP_MAX_TX_SKB_BUDGET, transmit.min(256)).is_ok();
         let at: libc::xdp_mmap_offsets = get_option(fd, libc::XDP_MMAP_OFFSETS)?;
         let options: libc::xdp_options = get_option(fd, libc::XDP_OPTIONS)?;
         let offset = |o: u64| libc::off_t::try_from(o).map_err(io::Error::other);
@@ -146,7 +146,7 @@ impl Xsk {
             receiving: 0,
             held_from: 0,
             stuck_at: None,
-            modern,
+            tells_progress,
             _socket: (tx_q, rx_q, fill_q, comp_q),
         })
     }
@@ -243,11 +243,12 @@ impl Xsk {
         while self.held_from != self.tx.mine && admit(self.tx.own(self.held_from).len as usize) {
             self.held_from = self.held_from.wrapping_add(1);
         }
+        let admitted = self.held_from != before;
         // Also what an earlier call has left.
-        (self.held_from != before || self.stuck_at.is_some()) && {
+        if admitted || self.stuck_at.is_some() {
             self.kick();
-            true
         }
+        admitted
     }
 
     /// True when packets wait that the kernel has not been shown.
@@ -273,7 +274,7 @@ impl Xsk {
                 sent >= 0 || io::Error::last_os_error().raw_os_error() == Some(libc::EAGAIN);
             self.tx.queued();
             // Nothing more has left: the device is busy, or the completion ring is full.
-            if !again || (self.modern && self.tx.theirs == before) {
+            if !again || (self.tells_progress && self.tx.theirs == before) {
                 break;
             }
         }

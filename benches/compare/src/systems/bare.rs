@@ -11,7 +11,6 @@ use anyhow::{Context, anyhow};
 use viaduct_router::Frame;
 use viaduct_router::xsk::{
     Area, Depth, FrameId, Loans, MAX_DEPTH, Packet, RESERVE, RingSizes, Umem, Visit, Xsk, frames,
-    own_frames,
 };
 
 use super::programs::{Programs, UNDERLAY_PLACE, index, places};
@@ -71,8 +70,7 @@ impl Bare {
             programs.attach("to_socket", &interface, &bed.node())?;
             links.push(Link {
                 socket,
-                own: own_frames(underlay, 1),
-                depth: Depth::default(),
+                depth: Depth::new(underlay, 1),
             });
         }
         let pods = bed.shape.pods().map(ethernet).collect();
@@ -151,7 +149,6 @@ fn ethernet(pod: Pod) -> [u8; 12] {
 
 struct Link {
     socket: Xsk,
-    own: u32,
     depth: Depth,
 }
 
@@ -250,7 +247,7 @@ impl Forwarder {
     }
 
     fn refill(&mut self, at: usize, received: bool, drained: bool, now: Duration) {
-        let Link { socket, own, depth } = &mut self.links[at];
+        let Link { socket, depth } = &mut self.links[at];
         if received {
             socket.receive_done();
         }
@@ -261,12 +258,12 @@ impl Forwarder {
             filled: socket.filled(),
             receiving: socket.receiving(),
         };
-        let missing = depth.missing(*own, &visit, &mut self.loans);
+        let missing = depth.missing(&visit, &mut self.loans);
         if missing == 0 {
             return;
         }
         for _ in 0..missing {
-            if socket.receiving() >= *own && self.free.len() <= RESERVE {
+            if socket.receiving() >= depth.own() && self.free.len() <= RESERVE {
                 break;
             }
             let Some(frame) = self.free.pop() else {
@@ -274,7 +271,7 @@ impl Forwarder {
             };
             socket.fill(&self.area, frame);
         }
-        depth.topped_up(*own, socket.filled(), socket.receiving(), &mut self.loans);
+        depth.topped_up(socket.filled(), socket.receiving(), &mut self.loans);
         socket.fill_done();
     }
 }
