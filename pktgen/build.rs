@@ -1,4 +1,4 @@
-//! Compiles the generator's and the receiver's XDP programs.
+//! Compiles the programs of the generator and of the receivers.
 #[path = "../router/bpf/compile.rs"]
 mod compile;
 

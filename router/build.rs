@@ -1,7 +1,8 @@
-//! Compiles the XDP programs.
+//! Compiles the BPF programs.
 #[path = "bpf/compile.rs"]
 mod compile;
 
 fn main() {
-    compile::compile("bpf/pinhole.bpf.c", "pinhole.bpf.o");
+    println!("cargo:rerun-if-changed=bpf");
+    compile::compile("bpf/hooks.bpf.c", "hooks.bpf.o");
 }

@@ -1,144 +1,123 @@
-//! `run`, `check` and `cleanup`: the only place where both planes meet.
+//! `run`: the only place where both planes meet.
 
-use std::collections::BTreeSet;
-use std::fs::{self, File, TryLockError};
 use std::future::pending;
-use std::os::unix::fs::MetadataExt;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
-use anyhow::{Context, bail};
-use tokio::signal::unix::{SignalKind, signal};
-use viaduct_config::{Config, OnExit, RuntimeConfig, XdpMode};
-use viaduct_control::gossip::{Gossip, KeyFile};
+use anyhow::{Context, bail, ensure};
+use tokio::signal::unix::{Signal, SignalKind, signal};
+use tokio::time::timeout;
+use viaduct_config::{Config, Hook, NetworkConfig, OnExit, XdpMode};
+use viaduct_control::gossip::Gossip;
 use viaduct_control::kernel::Kernel;
-use viaduct_control::{Agent, OwnAddresses, remove_slow_path};
+use viaduct_control::{Agent, Leftovers, has_slow_path, note_place, preview};
 use viaduct_fib::Publisher;
-use viaduct_router::{Router, pinned_programs, remove_pins};
+use viaduct_router::{ClusterPrefix, Liveness, Router, pinned_programs};
 
-use crate::host;
-use crate::options::{agent_options, router_options, vni};
+use crate::answers::Answers;
+use crate::desired::Desired;
+use crate::host::Finding;
+use crate::limits;
+use crate::locks::{NamespaceLock, forget, is_running, lock};
+use crate::merged::Merged;
+use crate::options::{agent_options, here, router_options, vni};
+use crate::orchestrator::Orchestrator;
+use crate::out::say;
 use crate::peers;
 use crate::plane::{Plane, SharedRouter};
-use crate::server::Server;
+use crate::preflight;
+use crate::socket::ControlSocket;
 
-fn runtime() -> anyhow::Result<tokio::runtime::Runtime> {
+/// How long the end of a start that was told to stop may take.
+const PATIENCE: Duration = Duration::from_secs(10);
+/// How often it is looked whether all workers' threads are there.
+const LOOK_AT_WORKERS: Duration = Duration::from_millis(250);
+
+pub(crate) fn runtime() -> anyhow::Result<tokio::runtime::Runtime> {
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build();
     runtime.context("cannot start the control thread")
 }
 
-/// Says what [`run`] would refuse.
-pub(crate) fn check(config: &Config) -> anyhow::Result<()> {
+/// Runs the router until it is told to stop.
+///
+/// # Errors
+/// What it refuses: then the host is as it was.
+pub(crate) fn run(config: &Config) -> anyhow::Result<()> {
     runtime()?.block_on(async {
-        let kernel = Kernel::open()?;
-        let underlay = host::underlay(&kernel, config).await?;
-        let mut links = host::pods(&kernel, config).await?;
-        links.push(underlay.link);
-        // A router that runs, or died, has its programs there by right.
-        let own = pinned_programs(&config.runtime.pins(&config.node.name));
-        host::no_foreign_xdp(&kernel, &links, &own, Duration::ZERO).await?;
-        if let Some(gossip) = &config.gossip {
-            KeyFile::read(&gossip.key_file)?;
-            peers::certificate(config, gossip)?;
+        // Signals are caught from here on, so that none can cut a start in two.
+        let mut stop = Stop::catch()?;
+        let hang_up = signal(SignalKind::hangup()).context("cannot catch SIGHUP")?;
+        limits::raise();
+        let node = &config.node.name;
+        let running = is_running(&config.runtime, node);
+        refuse(&preflight::findings(config, running))?;
+        let _lock = lock(&config.runtime, node)?;
+        let result = Box::pin(serve(config, &mut stop, hang_up)).await;
+        forget(&config.runtime, node);
+        if !config.slow_path.enabled && config.slow_path.on_exit != OnExit::FailClosed {
+            let _ = std::fs::remove_file(config.runtime.settings(node));
         }
-        println!(
-            "{}: good; underlay {} {}",
-            config.file.display(),
-            config.underlay.interface,
-            spoken(underlay.addresses)
-        );
-        Ok(())
+        result
     })
 }
 
-/// Addresses for people.
-fn spoken(addresses: OwnAddresses) -> String {
-    let all: Vec<String> = addresses.iter().map(|own| own.to_string()).collect();
-    all.join(" ")
+/// SIGTERM and SIGINT.
+struct Stop {
+    terminate: Signal,
+    interrupt: Signal,
 }
 
-/// One router a node name: the lock says that it lives.
-fn lock(runtime: &RuntimeConfig, node: &str) -> anyhow::Result<File> {
-    let path = runtime.lock(node);
-    fs::create_dir_all(&runtime.directory)
-        .with_context(|| format!("cannot make {}", runtime.directory.display()))?;
-    loop {
-        let file =
-            File::create(&path).with_context(|| format!("cannot open {}", path.display()))?;
-        match file.try_lock() {
-            Ok(()) => {}
-            Err(TryLockError::WouldBlock) => {
-                bail!(
-                    "a router for node {node} is running (it holds {}); stop it first",
-                    path.display()
-                )
-            }
-            Err(TryLockError::Error(e)) => {
-                return Err(e).with_context(|| format!("cannot lock {}", path.display()));
-            }
+impl Stop {
+    fn catch() -> anyhow::Result<Self> {
+        Ok(Self {
+            terminate: signal(SignalKind::terminate()).context("cannot catch SIGTERM")?,
+            interrupt: signal(SignalKind::interrupt()).context("cannot catch SIGINT")?,
+        })
+    }
+
+    /// Waits for one of them.
+    async fn wait(&mut self) {
+        tokio::select! {
+            _ = self.terminate.recv() => {}
+            _ = self.interrupt.recv() => {}
         }
-        // A router that ends removes the file: then what we hold is nobody's, and another holds,
-        // or will hold, the one of that name.
-        let ours = file.metadata().ok().map(|m| m.ino());
-        if ours.is_some() && ours == fs::metadata(&path).ok().map(|m| m.ino()) {
-            return Ok(file);
-        }
+        tracing::info!("stopping");
     }
 }
 
-/// Removes pins, the kernel's path, socket and lock of a router that is not running.
-pub(crate) fn cleanup(runtime: &RuntimeConfig, node: &str) -> anyhow::Result<()> {
-    let lock = lock(runtime, node)?;
-    let pins = runtime.pins(node);
-    let removed =
-        remove_pins(&pins).with_context(|| format!("cannot remove {}", pins.display()))?;
-    let slow_path = self::runtime()?.block_on(async {
-        let kernel = Kernel::open()?;
-        remove_slow_path(&kernel, runtime.settings(node)).await
-    });
-    let slow_path = slow_path.context("cannot remove the kernel's path")?;
-    forget(runtime, node);
-    drop(lock);
-    let kernel = if slow_path {
-        "; the kernel's VXLAN device, routes, neighbours and firewall table"
-    } else {
-        ""
-    };
-    println!("{node}: {removed} XDP links removed{kernel}");
+/// Refuses what cannot work, all of it at once, and says what will be reported as a problem.
+fn refuse(findings: &[Finding]) -> anyhow::Result<()> {
+    for problem in findings.iter().filter(|finding| !finding.refused) {
+        tracing::warn!("{}", problem.text);
+    }
+    let refused: Vec<&str> = findings
+        .iter()
+        .filter(|finding| finding.refused)
+        .map(|finding| finding.text.as_str())
+        .collect();
+    ensure!(refused.is_empty(), refused.join("\n"));
     Ok(())
 }
 
-/// Removes the files by which others find a router.
-fn forget(runtime: &RuntimeConfig, node: &str) {
-    let _ = fs::remove_file(runtime.socket(node));
-    let _ = fs::remove_file(runtime.lock(node));
-}
-
-/// Runs the router until it is told to stop.
-pub(crate) fn run(config: &Config) -> anyhow::Result<()> {
-    let lock = lock(&config.runtime, &config.node.name)?;
-    let result = runtime()?.block_on(serve(config));
-    forget(&config.runtime, &config.node.name);
-    drop(lock);
-    result
-}
-
-async fn serve(config: &Config) -> anyhow::Result<()> {
-    // Signals are caught from here on, so that none can cut a start in two.
-    let mut terminate = signal(SignalKind::terminate()).context("cannot catch SIGTERM")?;
-    let mut interrupt = signal(SignalKind::interrupt()).context("cannot catch SIGINT")?;
+async fn serve(config: &Config, stop: &mut Stop, hang_up: Signal) -> anyhow::Result<()> {
+    log_panics();
+    let _namespace = NamespaceLock::take(&config.node.name)?;
     let kernel = Kernel::open()?;
-    let underlay = host::underlay(&kernel, config).await?;
-    let mut links = host::pods(&kernel, config).await?;
-    links.push(underlay.link.clone());
+    let desired = Desired::at_start(config);
+    let mut options = agent_options(config);
+    let addresses = preview(&kernel, &options).await?.addresses;
     let pins = config.runtime.pins(&config.node.name);
-    let own = pinned_programs(&pins);
-    if !own.is_empty() {
-        tracing::warn!(pins = %pins.display(), links = own.len(), "taking over the XDP links of a predecessor");
+    let inherited = pinned_programs(&pins).len();
+    if inherited > 0 {
+        tracing::warn!(pins = %pins.display(), links = inherited, "taking over the BPF links of a predecessor");
     }
-    host::no_foreign_xdp(&kernel, &links, &own, Duration::from_secs(1)).await?;
-    let gossip = peers::start(config, underlay.addresses)?;
+    if !config.slow_path.enabled {
+        // The pins are of this network namespace; nothing else would say so.
+        let file = config.runtime.settings(&config.node.name);
+        note_place(&file, here()).with_context(|| format!("cannot write {}", file.display()))?;
+    }
+    let gossip = peers::start(desired.config(), addresses)?;
 
     let (publisher, readers) = Publisher::new();
     let mut router = Router::start(router_options(config), &readers)?;
@@ -147,57 +126,141 @@ async fn serve(config: &Config) -> anyhow::Result<()> {
     let router = SharedRouter::new(router);
     let plane = Plane {
         router: router.clone(),
-        cluster: config
-            .networks
-            .first()
-            .map(|n| (vni(n.vni), n.cluster_prefixes.clone())),
-        host: BTreeSet::new(),
+        cluster: cluster_prefixes(config),
+        host: config.networks.first().map(|n| vni(n.vni)),
         ports: config.networks.iter().map(|n| n.port).collect(),
-        vteps: BTreeSet::new(),
-        nodes: BTreeSet::new(),
+        problems: Vec::new(),
+        settles: [config.underlay.hook, config.hooks.pods].contains(&Hook::Tc),
         expects_native: config.underlay.xdp == XdpMode::Auto,
     };
-    let agent = Agent::start(agent_options(config, &underlay), publisher, plane).await?;
+    // What other nodes said last is known before they say it again.
+    let nodes = gossip.as_ref().map(|gossip| gossip.handle().nodes());
+    let nodes = nodes.as_ref().map(|nodes| nodes.borrow().clone());
+    let merged = Merged::of(&desired, addresses, nodes.as_ref());
+    merged.log_news(&Merged::default());
+    options.ports.clone_from(&merged.wanted.ports);
+    options.routes.clone_from(&merged.wanted.routes);
+    // Before the pods take what files there are.
+    let mut socket = ControlSocket::bind(&config.runtime.socket(&config.node.name))?;
+    let left = has_slow_path(&kernel).await?;
+    let agent = tokio::select! {
+        biased;
+        () = stop.wait() => None,
+        agent = Agent::start(options, publisher, plane) => Some(agent?),
+    };
+    let Some(agent) = agent else {
+        return abandon(config, &kernel, router, left).await;
+    };
     let asked = (agent.status(), agent.handle());
     let handle = gossip.as_ref().map(Gossip::handle);
-    let mut server = Server::bind(config, router.clone(), asked, handle, underlay.addresses)?;
-    let strangers = router.lock().started();
-    if strangers > 0 {
+    let (mut orchestrator, changes) =
+        Orchestrator::new(desired, asked, handle.clone(), addresses, merged, hang_up);
+    let answers = Answers {
+        router: router.clone(),
+        agent: agent.status(),
+        orchestrator: changes,
+        gossip: handle,
+        started: Instant::now(),
+    };
+    let foreign = router.lock().started();
+    if foreign > 0 {
         tracing::info!(
-            strangers,
-            "removed a predecessor's XDP links from devices that are not ours"
+            foreign,
+            "removed a predecessor's BPF links from devices that are not ours"
         );
     }
-    println!("ready");
+    // Nobody has to read it.
+    let _ = say("ready\n");
     tracing::info!(node = config.node.name, "ready");
 
+    let mut failure = None;
     let stop = async {
         tokio::select! {
-            _ = terminate.recv() => {}
-            _ = interrupt.recv() => {}
+            () = stop.wait() => {}
+            why = failed_worker(&router) => failure = Some(why),
         }
-        tracing::info!("stopping");
     };
-    // The server never ends by itself.
+    // Only the agent ends by itself.
     let plane = tokio::select! {
         plane = agent.run(stop) => plane,
-        never = server.serve() => match never {},
+        never = orchestrator.run() => match never {},
+        never = socket.serve(move |request| answers.clone().answer(request)) => match never {},
         never = async { match gossip { Some(gossip) => gossip.run().await, None => pending().await } } => match never {},
     };
     if config.slow_path.on_exit == OnExit::FailClosed {
         router.lock().stay_closed();
     }
     drop(plane);
+    match failure {
+        Some(why) => bail!(
+            "{why}; the process ends, so that what supervises it starts it again: until then the kernel carries what it can"
+        ),
+        None => Ok(()),
+    }
+}
+
+/// Waits until a worker's thread has ended, which it does only when it has panicked.
+async fn failed_worker(router: &SharedRouter) -> String {
+    loop {
+        tokio::time::sleep(LOOK_AT_WORKERS).await;
+        let health = router.lock().health();
+        let mut workers = health.iter().enumerate();
+        if let Some((worker, it)) = workers.find(|(_, it)| it.state == Liveness::Ended) {
+            let text = it.panic.as_deref().unwrap_or("it said nothing");
+            return format!("worker {worker} has panicked: {text}");
+        }
+    }
+}
+
+/// Has a panic of any thread in the log, with its message and its place.
+fn log_panics() {
+    std::panic::set_hook(Box::new(|panic| {
+        let thread = std::thread::current();
+        tracing::error!(thread = thread.name().unwrap_or("?"), "{panic}");
+    }));
+}
+
+/// Ends a start that was told to stop: the host is as it was, or as a predecessor had left it.
+async fn abandon(
+    config: &Config,
+    kernel: &Kernel,
+    router: SharedRouter,
+    left: bool,
+) -> anyhow::Result<()> {
+    drop(router);
+    if !left {
+        let saved = config.runtime.settings(&config.node.name);
+        let doing = "cannot remove what was made of the kernel's path";
+        let removed = async {
+            let node = &config.node.name;
+            let made = Leftovers::find(kernel, node, &saved, here()).await?;
+            made.remove(kernel).await
+        };
+        let removed = timeout(PATIENCE, removed).await;
+        removed.context(doing)?.context(doing)?;
+    }
     Ok(())
 }
 
 fn open_pinholes(router: &mut Router, config: &Config) -> anyhow::Result<()> {
     for (place, network) in config.networks.iter().enumerate() {
-        let vni = vni(network.vni);
-        router.add_network(vni, place == 0)?;
-        for prefix in &network.cluster_prefixes {
-            router.add_cluster_prefix(vni, prefix.network(), prefix.prefix_len(), true)?;
-        }
+        router.add_network(vni(network.vni), place == 0)?;
     }
+    router.set_cluster(cluster_prefixes(config).iter())?;
     Ok(())
+}
+
+fn cluster_prefixes(config: &Config) -> Vec<ClusterPrefix> {
+    let of = |network: &NetworkConfig| {
+        let vni = vni(network.vni);
+        let prefixes = network.cluster_prefixes.iter();
+        let prefixes = prefixes.map(move |prefix| ClusterPrefix {
+            vni,
+            address: prefix.network(),
+            length: prefix.prefix_len(),
+            to_workers: true,
+        });
+        prefixes.collect::<Vec<_>>()
+    };
+    config.networks.iter().flat_map(of).collect()
 }

@@ -1,35 +1,49 @@
-//! What is wanted now: the file's pods and routes, and those that were added by command.
+//! What is wanted of this node: the file's pods and routes, and those that were added by command.
 //!
-//! Added ones are written down as the file would have them and checked together with it, so that
-//! one set of rules holds for both. They last until they are removed or the daemon ends.
+//! The rules of the file hold for an entry that a command adds, beside the file's and the others. An
+//! entry that the file has come to contradict is not used, and is not forgotten: it is refused by
+//! itself, with the reason.
 
-use std::fmt::Write;
-use std::fs;
+use std::collections::BTreeMap;
+use std::path::PathBuf;
 
 use anyhow::{Context, bail, ensure};
 use serde_json::Value;
-use viaduct_config::Config;
+use viaduct_config::{Config, Entry};
+use viaduct_control::kernel::Kernel;
+use viaduct_control::sources::{Refused, Source};
+use viaduct_control::{Binding, Place, PortState, PortStatus};
 
-/// The file's text, what was added to it, and what both come to.
-pub(crate) struct Desired {
-    text: String,
-    added: Vec<Added>,
-    config: Config,
-}
+use crate::commands::{self, Command, Device};
+use crate::options::here;
 
-/// A pod or a route that was added by command.
+/// The file's entries, what was added to them, and what both come to.
 #[derive(Clone)]
-struct Added {
-    kind: Kind,
-    /// The pod's name, or the route's prefix.
-    key: String,
-    toml: String,
+pub(crate) struct Desired {
+    file: Config,
+    commands: Vec<Command>,
+    config: Config,
+    /// Entries of commands that are not used.
+    refused: Vec<Refused>,
+    /// Where commands are written down.
+    path: PathBuf,
+    /// Where interfaces' numbers are of.
+    place: Place,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Kind {
     Port,
     Route,
+}
+
+impl Kind {
+    fn of(entry: &Entry) -> Self {
+        match entry {
+            Entry::Port(_) => Self::Port,
+            Entry::Route(_) => Self::Route,
+        }
+    }
 }
 
 /// A change that has been checked, and not been made yet.
@@ -39,115 +53,191 @@ impl Change {
     pub(crate) fn config(&self) -> &Config {
         &self.0.config
     }
+
+    /// What would be wanted.
+    pub(crate) fn desired(&self) -> &Desired {
+        &self.0
+    }
+
+    /// What is wanted once the change has been made.
+    pub(crate) fn into_desired(self) -> Desired {
+        self.0
+    }
 }
 
 impl Desired {
-    /// Reads the file again that `config` was read from.
-    pub(crate) fn new(config: &Config) -> anyhow::Result<Self> {
-        let text = fs::read_to_string(&config.file)
-            .with_context(|| format!("cannot read {} again", config.file.display()))?;
-        Ok(Self {
-            text,
-            added: Vec::new(),
-            config: config.clone(),
-        })
+    /// At a start: the file's entries, and those of commands that the last daemon wrote down.
+    pub(crate) fn at_start(file: &Config) -> Self {
+        let path = file.runtime.commands(&file.node.name);
+        let mut desired = Self {
+            commands: commands::read(&path),
+            config: file.clone(),
+            file: file.clone(),
+            refused: Vec::new(),
+            path,
+            place: here(),
+        };
+        desired.add_all();
+        if !desired.commands.is_empty() {
+            let (all, unused) = (desired.commands.len(), desired.refused.len());
+            tracing::info!(
+                all,
+                unused,
+                "pods and routes that were added by command are back"
+            );
+        }
+        desired
     }
 
     pub(crate) fn config(&self) -> &Config {
         &self.config
     }
 
-    /// Whether a route was added by command.
-    pub(crate) fn is_added_route(&self, prefix: &str) -> bool {
-        let mut added = self.added.iter();
-        added.any(|entry| entry.kind == Kind::Route && entry.key == prefix)
+    /// How many of the configuration's pods and routes, the first ones, are the file's.
+    pub(crate) fn of_file(&self) -> (usize, usize) {
+        (self.file.pods.len(), self.file.routes.len())
     }
 
-    pub(crate) fn carry_out(&mut self, change: Change) {
-        *self = change.0;
+    /// Entries of commands that are not used.
+    pub(crate) fn refused(&self) -> &[Refused] {
+        &self.refused
+    }
+
+    /// The interface that each pod of a command is bound to, by the pod's name.
+    pub(crate) fn bindings(&self) -> BTreeMap<&str, Binding> {
+        let pods = self.commands.iter().filter(|it| it.is_pod());
+        let binding = |it: &Command| {
+            let known = it.device.as_ref().map(|device| device.known(&self.place));
+            Binding::Interface(known)
+        };
+        pods.filter_map(|it| Some((it.entry.key()?, binding(it))))
+            .collect()
+    }
+
+    /// With the interfaces that pods have now which had none when commands added them; none if there
+    /// is no news.
+    pub(crate) async fn with_interfaces(&self, ports: &[PortStatus]) -> Option<Self> {
+        let commands = self.commands.iter().enumerate();
+        let mut new = Vec::new();
+        for (place, command) in commands.filter(|(_, it)| it.is_pod() && it.device.is_none()) {
+            let key = command.entry.key();
+            let up = |port: &&PortStatus| Some(&*port.name) == key && port.state == PortState::Up;
+            if let Some(port) = ports.iter().find(up) {
+                let kernel = Kernel::open().ok()?;
+                let device = Device::named(&kernel, &port.interface, &self.place).await;
+                new.extend(device.map(|device| (place, device)));
+            }
+        }
+        if new.is_empty() {
+            return None;
+        }
+        let mut desired = self.clone();
+        for (place, device) in new {
+            if let Some(command) = desired.commands.get_mut(place) {
+                command.device = Some(device);
+            }
+        }
+        Some(desired)
+    }
+
+    /// Writes down what commands added, so that the next daemon has it.
+    ///
+    /// # Errors
+    /// When that cannot be written.
+    pub(crate) fn save(&self) -> anyhow::Result<()> {
+        commands::write(&self.path, &self.commands)
+            .with_context(|| format!("cannot write {}", self.path.display()))
     }
 
     /// With the file as it is now.
     pub(crate) fn reloaded(&self) -> anyhow::Result<Change> {
-        let file = &self.config.file;
-        let text =
-            fs::read_to_string(file).with_context(|| format!("cannot read {}", file.display()))?;
-        self.changed(text, self.added.clone())
+        let mut file = Config::load(&self.file.file)?;
+        // Its folders may have been given on the command line.
+        file.runtime = self.file.runtime.clone();
+        if let Some(what) = fixed_part_that_differs(&self.file, &file) {
+            bail!("[{what}] has changed: that needs a restart of the daemon; nothing was changed");
+        }
+        let mut desired = Self {
+            file,
+            ..self.clone()
+        };
+        desired.add_all();
+        Ok(Change(desired))
     }
 
     /// With one more pod or route: `entry` has the keys of `[[pods]]` or `[[routes]]`.
-    pub(crate) fn with(&self, kind: Kind, entry: &Value) -> anyhow::Result<Change> {
-        let keys = entry.as_object().context("not an object")?;
-        let title = match kind {
-            Kind::Port => "[[pods]]",
-            Kind::Route => "[[routes]]",
+    pub(crate) async fn with(&self, kind: Kind, entry: &Value) -> anyhow::Result<Change> {
+        let entry = match kind {
+            Kind::Port => Entry::Port(serde_json::from_value(entry.clone())?),
+            Kind::Route => Entry::Route(serde_json::from_value(entry.clone())?),
         };
-        let mut toml = format!("\n{title}\n");
-        for (name, value) in keys.iter().filter(|(_, value)| !value.is_null()) {
-            // JSON's texts and lists of texts are TOML's.
-            let _ = writeln!(toml, "{name} = {value}");
-        }
-        let text = |name: &str| keys.get(name).and_then(Value::as_str);
-        let key = match kind {
-            Kind::Port => text("name").or_else(|| text("interface")),
-            Kind::Route => keys.get("prefixes").and_then(|p| p[0].as_str()),
+        let mut desired = self.clone();
+        desired.config.add(&entry)?;
+        let device = match &entry {
+            Entry::Port(pod) => {
+                let kernel = Kernel::open()?;
+                let name = pod.interface.as_deref().unwrap_or_default();
+                Device::named(&kernel, name, &desired.place).await
+            }
+            Entry::Route(_) => None,
         };
-        let key = key.context("it has no name")?.to_owned();
-        let mut added = self.added.clone();
-        added.push(Added { kind, key, toml });
-        self.changed(self.text.clone(), added)
+        desired.commands.push(Command { entry, device });
+        Ok(Change(desired))
     }
 
     /// Without a pod or route that was added.
     pub(crate) fn without(&self, kind: Kind, key: &str) -> anyhow::Result<Change> {
-        let mut added = self.added.clone();
-        let place = added
-            .iter()
-            .position(|entry| entry.kind == kind && entry.key == key);
-        let Some(place) = place else {
+        let mut desired = self.clone();
+        let same = |c: &Command| Kind::of(&c.entry) == kind && c.entry.key() == Some(key);
+        let Some(place) = desired.commands.iter().position(same) else {
             let in_file = match kind {
-                Kind::Port => self.config.pods.iter().any(|pod| pod.name == key),
+                Kind::Port => self.file.pods.iter().any(|pod| pod.name == key),
                 Kind::Route => {
-                    let mut prefixes = self.config.routes.iter().flat_map(|r| &r.prefixes);
+                    let mut prefixes = self.file.routes.iter().flat_map(|r| &r.prefixes);
                     prefixes.any(|prefix| prefix.to_string() == key)
                 }
             };
-            let file = self.config.file.display();
+            let file = self.file.file.display();
             ensure!(
                 !in_file,
                 "{key} is in {file}: remove it there and send the daemon SIGHUP"
             );
             bail!("there is no {key}");
         };
-        added.remove(place);
-        self.changed(self.text.clone(), added)
+        desired.commands.remove(place);
+        desired.add_all();
+        Ok(Change(desired))
     }
 
-    fn changed(&self, text: String, added: Vec<Added>) -> anyhow::Result<Change> {
-        let mut whole = text.clone();
-        for entry in &added {
-            whole += &entry.toml;
+    /// Adds all entries of commands to those of the file.
+    fn add_all(&mut self) {
+        self.config = self.file.clone();
+        self.refused.clear();
+        for command in self.commands.clone() {
+            self.add(&command.entry);
         }
-        let lines = text.lines().count();
-        let name = self.config.file.display().to_string();
-        let mut config = Config::parse(&whole, &name).map_err(|errors| {
-            // What is behind the file's last line was given by command.
-            let said = errors.iter().map(|error| match error.position {
-                Some(position) if position.line > lines => error.message.clone(),
-                _ => error.to_string(),
-            });
-            anyhow::anyhow!(said.collect::<Vec<_>>().join("\n"))
-        })?;
-        // Its folders may have been given on the command line.
-        config.runtime = self.config.runtime.clone();
-        if let Some(what) = fixed_part_that_differs(&self.config, &config) {
-            bail!("[{what}] has changed: that needs a restart of the daemon; nothing was changed");
+    }
+
+    fn add(&mut self, entry: &Entry) {
+        if let Err(error) = self.config.add(entry) {
+            self.refuse(entry, error.to_string().replace('\n', "; "));
         }
-        Ok(Change(Self {
-            text,
-            added,
-            config,
-        }))
+    }
+
+    fn refuse(&mut self, entry: &Entry, why: String) {
+        let what = entry.key().unwrap_or_default().to_owned();
+        let kind = match Kind::of(entry) {
+            Kind::Port => "port",
+            Kind::Route => "route",
+        };
+        self.refused.push(Refused {
+            node: self.file.node.name.clone(),
+            mend: Some(format!("viaduct {kind} del {what}")),
+            what,
+            why,
+            source: Source::Command,
+            notice: false,
+        });
     }
 }
 
@@ -161,9 +251,11 @@ fn fixed_part_that_differs(old: &Config, new: &Config) -> Option<&'static str> {
             // Who may be asked, and what is believed of whom, may change: not who is believed.
             gossip.peers.clear();
             gossip.allowed_prefixes = None;
+            gossip.allowed_addresses.clear();
             gossip.nodes.retain(|node| node.key.is_some());
             for node in &mut gossip.nodes {
                 node.allowed_prefixes = None;
+                node.allowed_addresses = None;
             }
         }
         for network in &mut config.networks {

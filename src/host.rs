@@ -1,111 +1,129 @@
-//! What a configuration asks of this host, looked at without touching it.
+//! What a configuration asks of this host, looked at without touching it: what stands in the way,
+//! each thing with what to do.
 
-use std::net::IpAddr;
-use std::time::Duration;
+use std::fmt;
 
-use anyhow::{Context, bail, ensure};
-use ipnet::IpNet;
 use viaduct_config::Config;
-use viaduct_control::OwnAddresses;
 use viaduct_control::kernel::{Kernel, LinkInfo};
+use viaduct_control::{Preview, preview};
+use viaduct_router::pinned_programs;
 
-/// The underlay, as found.
-pub(crate) struct Underlay {
-    pub(crate) link: LinkInfo,
-    pub(crate) addresses: OwnAddresses,
+use crate::options::agent_options;
+use crate::ports::is_udp_port_taken;
+
+/// Something that is not as the configuration wants it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Finding {
+    /// Whether a router would refuse to start; otherwise it starts, says so in its status, and does
+    /// what is missing once it can.
+    pub(crate) refused: bool,
+    /// What it is, and what to do.
+    pub(crate) text: String,
 }
 
-/// Where the configuration says a thing, for messages.
-fn place(config: &Config, line: usize) -> String {
-    format!("{}:{line}", config.file.display())
-}
-
-/// Finds the underlay interface and this node's address on it.
-pub(crate) async fn underlay(kernel: &Kernel, config: &Config) -> anyhow::Result<Underlay> {
-    let wanted = &config.underlay;
-    let at = || place(config, wanted.line);
-    let link = kernel
-        .link_by_name(&wanted.interface)
-        .await
-        .with_context(at)?;
-    ensure!(
-        link.mtu <= viaduct_router::MAX_MTU,
-        "{}: {} has an MTU of {}; more than {} does not fit a frame yet",
-        at(),
-        link.name,
-        link.mtu,
-        viaduct_router::MAX_MTU
-    );
-    let addresses = kernel.addresses(link.index).await.with_context(at)?;
-    let there: Vec<IpAddr> = addresses.iter().map(IpNet::addr).collect();
-    if let Some(missing) = wanted.own_addresses().find(|own| !there.contains(own)) {
-        bail!(
-            "{}: {} does not have the address {missing}",
-            at(),
-            link.name
-        );
-    }
-    let fixed = OwnAddresses {
-        v4: wanted.address,
-        v6: wanted.address6,
-    };
-    let addresses = OwnAddresses::choose(fixed, OwnAddresses::default(), &there);
-    ensure!(
-        addresses != OwnAddresses::default(),
-        "{}: {} has no address; give it one, or name another interface",
-        at(),
-        link.name
-    );
-    let route = config
-        .routes
-        .iter()
-        .find(|route| addresses.like(route.vtep).is_none());
-    if let Some(route) = route {
-        bail!(
-            "{}: {} has no address of the family of {}; give it one, or another vtep",
-            place(config, route.line),
-            link.name,
-            route.vtep
-        );
-    }
-    Ok(Underlay { link, addresses })
-}
-
-/// The interfaces of all pods; a missing one is an error with its line.
-pub(crate) async fn pods(kernel: &Kernel, config: &Config) -> anyhow::Result<Vec<LinkInfo>> {
-    let mut links = Vec::new();
-    for pod in &config.pods {
-        let link = kernel.link_by_name(&pod.interface).await;
-        links.push(link.with_context(|| place(config, pod.line))?);
-    }
-    Ok(links)
-}
-
-/// Refuses devices that carry somebody else's XDP program, none of `own`. One that has just
-/// been detached may be seen for a moment.
-pub(crate) async fn no_foreign_xdp(
-    kernel: &Kernel,
-    links: &[LinkInfo],
-    own: &[u32],
-    patience: Duration,
-) -> anyhow::Result<()> {
-    let until = tokio::time::Instant::now() + patience;
-    for link in links {
-        loop {
-            let now = kernel.link_by_name(&link.name).await?;
-            let foreign = now.xdp.filter(|xdp| !own.contains(&xdp.program_id));
-            let Some(xdp) = foreign else { break };
-            if tokio::time::Instant::now() >= until {
-                bail!(
-                    "cannot attach XDP to {}: another XDP program (id {}) is attached; \
-                     detach it (ip link set dev {} xdp off)",
-                    link.name,
-                    xdp.program_id,
-                    link.name
-                );
-            }
-            tokio::time::sleep(Duration::from_millis(20)).await;
+impl Finding {
+    pub(crate) fn refused(text: impl Into<String>) -> Self {
+        Self {
+            refused: true,
+            text: text.into(),
         }
     }
-    Ok(())
+
+    pub(crate) fn problem(text: impl Into<String>) -> Self {
+        Self {
+            refused: false,
+            text: text.into(),
+        }
+    }
+}
+
+impl fmt::Display for Finding {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let kind = if self.refused { "error" } else { "warning" };
+        write!(f, "{kind}: {}", self.text)
+    }
+}
+
+/// Where the configuration says a thing.
+fn place(config: &Config, line: usize) -> String {
+    match line {
+        0 => "added by command".to_owned(),
+        line => format!("{}:{line}", config.file.display()),
+    }
+}
+
+/// What is wrong with the interfaces and routes that the configuration names; also what was seen.
+pub(crate) async fn interfaces(
+    kernel: &Kernel,
+    config: &Config,
+) -> anyhow::Result<(Preview, Vec<Finding>)> {
+    let seen = preview(kernel, &agent_options(config)).await?;
+    let mut findings = Vec::new();
+    let mut problem = |line: usize, text: String| {
+        findings.push(Finding::problem(format!("{}: {text}", place(config, line))));
+    };
+    let underlay = &config.underlay;
+    if let Some(reason) = &seen.underlay_problem {
+        problem(
+            underlay.line,
+            format!("underlay {}: {reason}", underlay.interface),
+        );
+    }
+    if let Some(reason) = &seen.mtu_problem {
+        problem(
+            underlay.line,
+            format!("underlay {}: {reason}", underlay.interface),
+        );
+    }
+    for (pod, reason) in &seen.port_problems {
+        let pod = &config.pods[*pod];
+        problem(
+            pod.line,
+            format!("pod {} on {}: {reason}", pod.name, pod.interface),
+        );
+    }
+    for (route, reason) in &seen.route_problems {
+        problem(config.routes[*route].line, reason.clone());
+    }
+    findings.extend(seen.contradiction.as_ref().map(Finding::refused));
+    findings.extend(taken_port(kernel, config).await?);
+    // A router that runs, or died, has its programs there by right.
+    let own = pinned_programs(&config.runtime.pins(&config.node.name));
+    for link in seen.ports.iter().chain([&seen.underlay]).flatten() {
+        if let Some(text) = foreign_xdp(link, &own) {
+            findings.push(Finding::problem(text));
+        }
+    }
+    Ok((seen, findings))
+}
+
+/// Whether a program has the UDP port that the kernel's VXLAN device needs. Those of VXLAN devices
+/// look the same, and share it.
+async fn taken_port(kernel: &Kernel, config: &Config) -> anyhow::Result<Option<Finding>> {
+    let network = config.networks.first();
+    let Some(network) = network.filter(|it| config.slow_path.enabled && is_udp_port_taken(it.port))
+    else {
+        return Ok(None);
+    };
+    let (_, devices) = kernel.links().await?;
+    let mut devices = devices.iter();
+    let shared = devices.any(|device| device.settings.port == network.port && device.link.up);
+    Ok((!shared).then(|| {
+        let (name, port) = (&network.name, network.port);
+        Finding::problem(format!(
+            "UDP port {port} is taken, which the kernel's VXLAN device of network {name} needs: stop the program that has \
+             it (ss -ulpn), or set the network's port on all nodes"
+        ))
+    }))
+}
+
+/// Whether a device carries somebody else's XDP program, none of `own`.
+fn foreign_xdp(link: &LinkInfo, own: &[u32]) -> Option<String> {
+    let xdp = link.xdp.filter(|xdp| !own.contains(&xdp.program_id))?;
+    let name = &link.name;
+    Some(format!(
+        "cannot attach XDP to {name}: another XDP program (id {}) is attached; detach it \
+         (ip link set dev {name} xdp off)",
+        xdp.program_id
+    ))
 }

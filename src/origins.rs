@@ -10,8 +10,7 @@ use serde_json::{Value, json};
 use viaduct_config::Config;
 use viaduct_control::gossip::GossipStatus;
 
-use crate::desired::Desired;
-use crate::learned::Learned;
+use crate::merged::Merged;
 
 /// A prefix, or an address as the longest one.
 pub(crate) fn asked(text: &str) -> anyhow::Result<IpNet> {
@@ -26,35 +25,33 @@ pub(crate) fn asked(text: &str) -> anyhow::Result<IpNet> {
 /// Writes to each route who said it, and since when that is known here.
 pub(crate) fn annotate(
     routes: &mut Value,
-    desired: &Desired,
-    learned: &Learned,
+    config: &Config,
+    merged: &Merged,
     status: Option<&GossipStatus>,
 ) {
-    let config = desired.config();
     let now = Instant::now();
     let known: HashMap<&str, u64> = (status.into_iter())
-        .flat_map(|status| &status.records)
+        .flat_map(|status| status.nodes.values())
         .map(|known| {
-            let age = now.duration_since(known.since).as_secs();
+            let age = now.saturating_duration_since(known.since).as_secs();
             (&known.record.name[..], age)
         })
         .collect();
     let mut said = HashMap::new();
-    for (route, node) in learned.routes.iter().zip(&learned.nodes) {
-        let network = &config.networks[route.network].name;
+    for (route, origin) in merged.wanted.routes.iter().zip(&merged.wanted.origins) {
+        let Some(network) = config.networks.get(route.network) else {
+            continue;
+        };
         for prefix in &route.prefixes {
-            said.insert((&network[..], prefix.to_string()), &node[..]);
+            said.insert((&network.name[..], prefix.to_string()), origin);
         }
     }
     for route in routes["routes"].as_array_mut().into_iter().flatten() {
         let text = |name: &str| route[name].as_str().unwrap_or_default().to_owned();
         let (network, prefix) = (text("network"), text("prefix"));
-        let (source, node) = match said.get(&(&network[..], prefix.clone())) {
-            Some(node) => ("gossip", Some(*node)),
-            None if desired.is_added_route(&prefix) => ("command", None),
-            None => ("file", None),
-        };
-        route["source"] = source.into();
+        let origin = said.get(&(&network[..], prefix)).copied();
+        let node = origin.and_then(|origin| origin.node.as_deref());
+        route["source"] = json!(origin.map(|origin| origin.source));
         route["node"] = node.into();
         route["known_for_s"] = node.and_then(|node| known.get(node)).copied().into();
     }
@@ -62,15 +59,15 @@ pub(crate) fn annotate(
 
 /// Only what has to do with `asked`: the routes that meet it, the most specific first, what nodes
 /// say of it that is not used and why, and whether it is this node's own.
-pub(crate) fn select(routes: &mut Value, asked: IpNet, config: &Config, learned: &Learned) {
+pub(crate) fn select(routes: &mut Value, asked: IpNet, config: &Config, merged: &Merged) {
     let meets = |prefix: &IpNet| prefix.contains(&asked) || asked.contains(prefix);
     let prefix_of = |route: &Value| route["prefix"].as_str()?.parse::<IpNet>().ok();
     if let Some(all) = routes["routes"].as_array_mut() {
         all.retain(|route| prefix_of(route).as_ref().is_some_and(meets));
         all.sort_by_key(|route| prefix_of(route).map(|p| u8::MAX - p.prefix_len()));
     }
-    let unused = learned.unused.iter().filter(|unused| {
-        let prefix = unused.what.parse::<IpNet>().ok();
+    let unused = merged.refused.iter().filter(|refused| {
+        let prefix = self::asked(&refused.what).ok();
         prefix.as_ref().is_some_and(meets)
     });
     routes["not_used"] = json!(unused.collect::<Vec<_>>());
@@ -84,6 +81,7 @@ pub(crate) fn select(routes: &mut Value, asked: IpNet, config: &Config, learned:
 #[cfg(test)]
 mod tests {
     use super::*;
+    use viaduct_control::sources::{Refused, Source};
 
     #[test]
     fn addresses_and_prefixes_may_be_asked_for() {
@@ -105,19 +103,22 @@ mod tests {
             [[networks]]\nname = 'default'\nvni = 1\npod_prefixes = ['10.244.2.0/24']\n\
             cluster_prefixes = ['10.244.0.0/16']\n";
         let config = Config::parse(text, "test").expect("sound");
-        let learned = Learned {
-            unused: vec![crate::learned::Unused {
+        let merged = Merged {
+            refused: vec![Refused {
                 node: "c".into(),
                 what: "10.244.1.0/25".into(),
                 why: "x".into(),
+                source: Source::Gossip,
+                mend: None,
+                notice: false,
             }],
-            ..Learned::default()
+            ..Merged::default()
         };
         let all = ["10.244.1.0/24", "10.244.1.7/32", "10.244.3.0/24"];
         let ask = |what: &str| {
             let routes: Vec<_> = all.iter().map(|p| json!({ "prefix": p })).collect();
             let mut reply = json!({ "routes": routes });
-            select(&mut reply, asked(what).expect("one"), &config, &learned);
+            select(&mut reply, asked(what).expect("one"), &config, &merged);
             let prefixes = reply["routes"].as_array().expect("routes").iter();
             let prefixes: Vec<_> = prefixes.map(|r| r["prefix"].to_string()).collect();
             let count = |name: &str| reply[name].as_array().expect("a list").len();

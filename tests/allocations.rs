@@ -10,9 +10,9 @@ use std::thread::sleep;
 use std::time::Duration;
 
 use common::{Namespace, Testbed};
-use viaduct_encap::{MacAddr, Vni};
+use viaduct_encap::{MacAddr, Vni, VtepMacs};
 use viaduct_fib::{Network, NetworkId, Port, PortId, Publisher, ReaderFactory, Update};
-use viaduct_router::{PodSide, Router, RouterOptions, WorkerTotals};
+use viaduct_router::{ClusterPrefix, Hook, PodSide, Router, RouterOptions, WorkerTotals};
 
 /// Calls of all threads: the test's own sleeps while workers are counted.
 static CALLS: AtomicU64 = AtomicU64::new(0);
@@ -59,6 +59,9 @@ fn turns_that_hand_packets_over_neither_allocate_nor_free() {
     turns_under_traffic(2);
 }
 
+/// What pods send to: their interfaces at the node.
+const GATEWAY: MacAddr = MacAddr([2, 0, 0, 0, 3, 1]);
+
 /// Runs the workers in a process of its own, inside the node's namespace, with
 /// traffic from its pods: plain, too short-lived (ICMP errors), to nowhere
 /// (punts), and of many flows.
@@ -67,6 +70,10 @@ fn turns_under_traffic(workers: u8) {
     let a = bed.node(1, 1);
     let web = bed.pod_with_queues(&a, "web", 2, workers);
     let dns = bed.pod(&a, "dns", 3);
+    for pod in PODS {
+        a.namespace
+            .run(&format!("ip link set {pod} address {GATEWAY}"));
+    }
     let mut command = a.namespace.command("timeout");
     command
         .arg("60")
@@ -110,6 +117,9 @@ fn router(readers: &ReaderFactory, macs: &[MacAddr]) -> Router {
     let workers = std::env::var(WORKERS).expect("run by another test");
     let workers: usize = workers.parse().expect("a number");
     let options = RouterOptions {
+        underlay: Hook::Xdp,
+        pods: Hook::Xdp,
+        settled: true,
         workers,
         cpus: None,
         adaptive: true,
@@ -125,7 +135,12 @@ fn router(readers: &ReaderFactory, macs: &[MacAddr]) -> Router {
     let mut router = Router::start(options, readers).expect("a router");
     let vni = Vni::new(1).expect("a VNI");
     router
-        .add_cluster_prefix(vni, [10, 244, 0, 0].into(), 16, true)
+        .set_cluster(std::iter::once(&ClusterPrefix {
+            vni,
+            address: [10, 244, 0, 0].into(),
+            length: 16,
+            to_workers: true,
+        }))
         .expect("a prefix");
     let index = |name: &str| {
         let output = Command::new("ip")
@@ -140,6 +155,7 @@ fn router(readers: &ReaderFactory, macs: &[MacAddr]) -> Router {
         .expect("the underlay");
     for (n, name) in (1u16..).zip(PODS) {
         let pod = PodSide {
+            limited: false,
             vni,
             mac: macs[usize::from(n) - 1],
             addresses: vec![[10, 244, 1, 1 + u8::try_from(n).expect("small")].into()],
@@ -166,10 +182,9 @@ fn counted_turns() {
             network: Network {
                 vni: Vni::new(1).expect("a VNI"),
                 udp_port: 8472,
-                vtep_mac: MacAddr([2, 0, 0, 0, 1, 1]),
+                vtep_macs: VtepMacs::both(MacAddr([2, 0, 0, 0, 1, 1])),
                 overlay_v4: Some([10, 244, 1, 0].into()),
                 overlay_v6: None,
-                underlay_mtu: 1500,
             },
         })
         .expect("a network");
@@ -178,7 +193,7 @@ fn counted_turns() {
         let port = Port {
             network,
             mac: *mac,
-            gateway_mac: MacAddr([2, 0, 0, 0, 3, 1]),
+            gateway_mac: GATEWAY,
             mtu: 1450,
             identity: 0,
             limits: viaduct_fib::Limits::default(),

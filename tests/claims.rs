@@ -15,7 +15,7 @@ fn a_node_with_many_prefixes_says_them_in_parts() {
     let mut second = bed.gossiping_router(&nodes[1], &[], 1);
     first.knows(&[2]);
     second.stop();
-    let file = bed.directory.path().join("node-2.toml");
+    let file = second.file.clone();
     let text = fs::read_to_string(&file).expect("its configuration");
     let more = (0..400).map(|n| format!("\"10.244.{}.{}/30\", ", 128 + n / 64, n % 64 * 4));
     let more = more.collect::<Vec<_>>().concat();
@@ -137,7 +137,7 @@ fn of_two_nodes_with_one_prefix_the_first_has_it() {
         let mut router = bed.router_with(&nodes[n], &[], &[], &setup);
         if !network.is_empty() {
             router.stop();
-            let file = bed.directory.path().join(format!("node-{}.toml", n + 1));
+            let file = router.file.clone();
             let text = fs::read_to_string(&file).expect("its configuration");
             let text = text.replace("pod_prefixes = [", &format!("pod_prefixes = [{network}, "));
             fs::write(&file, text).expect("written");

@@ -5,7 +5,7 @@ mod common;
 use std::thread::sleep;
 use std::time::Duration;
 
-use common::{Daemon, Pair, Setup, Stream, wait_for};
+use common::{Daemon, Hooks, Pair, Setup, Stream, wait_for};
 
 #[test]
 fn connections_outlive_a_killed_router_and_its_successor() {
@@ -30,7 +30,13 @@ fn connections_outlive_a_killed_router_and_its_successor() {
         ids
     };
     let before = programs(&pair);
-    assert_eq!(before.len(), 4, "two nodes, an underlay and a pod each");
+    // In tc the kernel's VXLAN device has a hook, too.
+    let each = if Hooks::usual() == Hooks::Xdp { 2 } else { 3 };
+    assert_eq!(
+        before.len(),
+        2 * each,
+        "two nodes, an underlay and a pod each"
+    );
     pair.routers[0].kill();
     pair.goes_on_by_kernel(&streams);
     pair.routers[0].start();
@@ -110,7 +116,7 @@ fn fail_closed_lets_nothing_pass() {
     }
     assert_eq!(pair.by_kernel(), kernel, "nothing took the kernel's path");
     pair.routers[0].signal("-STOP");
-    sleep(Duration::from_millis(700));
+    wait_for("its heartbeat to be stale", || passes(&pair, 0) == [0, 0]);
     assert_eq!(passes(&pair, 0), [0, 0], "while it hangs");
     pair.routers[0].signal("-CONT");
     wait_for("the worker's return", || passes(&pair, 0) == [3, 3]);
@@ -130,6 +136,44 @@ fn lost_in_a_cycle(pair: &mut Pair, stream: &Stream, end: fn(&mut Daemon)) -> u6
     sleep(Duration::from_secs(1));
     stream.goes_on();
     stream.lost() - before
+}
+
+/// Neither workers nor XDP programs drop anything of what comes to the node and leaves it, however often its router is
+/// stopped and started. The kernel lost none in 80 restarts on a machine with other work, and had lost about one in ten on a
+/// busier one, where no counter shows it: that is bounded, too.
+#[test]
+fn clean_restarts_drop_nothing() {
+    let mut pair = Pair::new(&Setup::default());
+    let [web, far] = &pair.pods;
+    let streams = [
+        far.udp_stream(web, &web.v4(), 5005, 2_000),
+        web.udp_stream(far, &far.v6(), 5006, 2_000),
+    ];
+    let lost = |streams: &[Stream; 2]| streams.each_ref().map(Stream::lost);
+    let go_on = |streams: &[Stream; 2]| {
+        for stream in streams {
+            stream.goes_on();
+        }
+    };
+    let before = lost(&streams);
+    for round in 0..10 {
+        pair.routers[0].stop();
+        go_on(&streams);
+        pair.routers[0].start();
+        go_on(&streams);
+        let router = &pair.routers[0];
+        assert_eq!(router.ask("status")["xdp"]["unknown_vtep"], 0, "{round}");
+        // A pod's kernel announces its groups when its link comes up: that multicast goes nowhere.
+        let drops = router.ask("drops");
+        let rows = drops["drops"].as_array().expect("drops").iter();
+        let others: Vec<_> = rows.filter(|row| row["reason"] != "multicast").collect();
+        assert!(others.is_empty(), "{others:?}");
+    }
+    let now = lost(&streams);
+    println!("{before:?} lost before, {now:?} after ten restarts");
+    for (before, now) in before.into_iter().zip(now) {
+        assert!(now - before <= 10, "lost in ten restarts");
+    }
 }
 
 /// Not what is lost is asserted here but that it is a fraction: `./dev bench failover` measures.

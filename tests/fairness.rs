@@ -79,10 +79,11 @@ fn beside(greedy: u8) {
     // 49 batches are more than the underlay's transmit ring holds: it is sent more than once in a turn.
     let dropped: u64 = others.iter().map(|sent| sent.dropped).sum();
     assert_eq!(dropped, 0, "of what was taken: {}", ra.ask("drops"));
-    // Their queues are full: those are lent frames, of which there are 8,192, beside the 128 of their own.
+    // Of 64 ports each has 1,024 frames of its own, of which one whose packets come fast and without bursts
+    // uses 128; all together are lent 8,192 at most.
     let frames: u64 = others.iter().map(|sent| sent.frames).sum();
-    let own = 128 * u64::from(greedy);
-    assert!(frames > own && frames <= own + 8192, "{frames} frames");
+    let (least, own) = (128 * u64::from(greedy), 1024 * u64::from(greedy));
+    assert!(frames >= least && frames <= own + 8192, "{frames} frames");
     let share = average.min(taken + kept_out);
     assert!(taken * 10 >= share * 9, "{taken} of a share of {share}");
     stream.goes_on();

@@ -9,7 +9,7 @@ use common::{Ears, Namespace, Pair, Setup, Vxlan, vtep_mac, wait_for};
 struct Site {
     pair: Pair,
     /// A host on the underlay that is no node.
-    stranger: Namespace,
+    outsider: Namespace,
     /// The first node's pod and host.
     ears: Vec<Ears>,
 }
@@ -19,7 +19,7 @@ const HOST: [&str; 2] = ["10.244.1.0", "fd00:10:244:1::"];
 impl Site {
     fn new() -> Self {
         let mut pair = Pair::new(&Setup::default());
-        let stranger = pair.bed.node(9, 1).namespace;
+        let outsider = pair.bed.node(9, 1).namespace;
         let [web, _] = &pair.pods;
         let ears = vec![
             web.namespace.hear(&[&web.v4(), &web.v6()]),
@@ -27,7 +27,7 @@ impl Site {
         ];
         Self {
             pair,
-            stranger,
+            outsider,
             ears,
         }
     }
@@ -72,7 +72,7 @@ impl Site {
             };
             for source in sources {
                 let what = format!("192.0.2.1 {mac} 1 {source} {target} forged-{source}");
-                self.stranger.forge(&format!("tunnel 192.0.2.9 {what}"));
+                self.outsider.forge(&format!("tunnel 192.0.2.9 {what}"));
                 if !source.contains("244.2.") && !source.contains("244:2:") {
                     b.namespace.forge(&format!("tunnel 192.0.2.2 {what}"));
                 }
@@ -148,7 +148,7 @@ impl Site {
         assert!(sent, "{words}: it ended");
     }
 
-    /// All that `encap-attack` offers against the first node and the second: from a stranger with
+    /// All that `encap-attack` offers against the first node and the second: from a outsider with
     /// its own and with the second node's address, and from a pod, by VXLAN and by IP in IP.
     fn attack_by_encap_attack(&self, when: &str) {
         let far = self.far_ears();
@@ -165,9 +165,9 @@ impl Site {
                 ("--ip 10.244.1.9", "-s 192.0.2.2"),
             ] {
                 let words = format!("{inner} {}", vxlan(spoof, 1));
-                Self::encap_attack(&self.stranger, &words, &to);
+                Self::encap_attack(&self.outsider, &words, &to);
             }
-            Self::encap_attack(&self.stranger, "ipip -d 192.0.2.1", &to);
+            Self::encap_attack(&self.outsider, "ipip -d 192.0.2.1", &to);
         }
         for spoof in ["", "-s 192.0.2.1"] {
             Self::encap_attack(&web.namespace, &vxlan(spoof, 2), &other.v4());
@@ -250,7 +250,7 @@ fn encap_attack_fails_in_any_state() {
     plain.be_kernel_peer(&victim, &[1], Vxlan::default());
     let ears = victim.namespace.hear(&[&victim.v4()]);
     let words = format!("vxlan -d 192.0.2.8 -mi {} --vni 1 -pd 8472", vtep_mac(8));
-    Site::encap_attack(&site.stranger, &words, &victim.v4());
+    Site::encap_attack(&site.outsider, &words, &victim.v4());
     let mut heard = Vec::new();
     wait_for("the attack on a kernel's VXLAN device", || {
         heard.extend(ears.take());

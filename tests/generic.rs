@@ -4,7 +4,7 @@ mod common;
 
 use common::{Daemon, Node, Pod, Setup, Testbed, vtep_mac};
 
-const FALLBACK: &str = "the driver has no native XDP; generic mode is slower";
+const FALLBACK: &str = "XDP runs in generic mode, which is slower";
 
 fn router(bed: &Testbed, node: &Node, pod: &Pod, peer: u8, underlay: &str) -> Daemon {
     let setup = Setup {

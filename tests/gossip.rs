@@ -104,7 +104,7 @@ fn who_dies_or_is_cut_off_keeps_its_routes() {
     routers[1].knows(&[1, 3]);
     by_workers(&pods[1], &pods[0], &routers[1]);
     // Cut off, as by a firewall on the way: only gossip.
-    let rule = "nft add table inet cut; add chain inet cut in { type filter hook input priority 0; }; add rule inet cut in udp dport 7946 drop";
+    let rule = "nft add table inet cut; add chain inet cut in { type filter hook input priority 0; }; add rule inet cut in udp dport 7950 drop";
     nodes[2].namespace.run("nft add table inet cut");
     for part in rule.split("; add").skip(1) {
         let words = format!("add{part}");
@@ -155,10 +155,10 @@ fn replay(from: &Namespace, capture: &str, to: &str) {
          while data:\n\
          \x20   length = int.from_bytes(data[8:12], 'little')\n\
          \x20   payload, data = data[16 + 42:16 + length], data[16 + length:]\n\
-         \x20   s.sendto(payload, ('{to}', 7946))\n\
+         \x20   s.sendto(payload, ('{to}', 7950))\n\
          \x20   bad = bytearray(payload)\n\
          \x20   bad[-1] ^= 1\n\
-         \x20   s.sendto(bad, ('{to}', 7946))\n"
+         \x20   s.sendto(bad, ('{to}', 7950))\n"
     );
     let mut python = from.command("python3");
     let ran = python.args(["-c", &program]).status().expect("python runs");
@@ -230,10 +230,10 @@ fn the_clusters_key_is_changed_without_loss() {
 fn strangers_are_not_heard() {
     let mut bed = Testbed::new();
     let nodes = [1, 2, 3, 4].map(|n| bed.node(n, 1));
-    let stranger = bed.node(9, 1).namespace;
+    let outsider = bed.node(9, 1).namespace;
     let capture = bed.directory.path().join("gossip.pcap");
     let mut tcpdump = nodes[1].namespace.spawn(&format!(
-        "tcpdump -U --immediate-mode -Q in -c 20 -i eth0 -w {} udp dst port 7946",
+        "tcpdump -U --immediate-mode -Q in -c 20 -i eth0 -w {} udp dst port 7950",
         capture.display()
     ));
     wait_for("the capture to begin", || capture.exists());
@@ -252,7 +252,7 @@ fn strangers_are_not_heard() {
         |router: &Daemon, why: &str| router.ask("peers")["refused"][why].as_u64().unwrap_or(0);
     wait_for("both to be refused", || refused(&first, "unknown-key") >= 4);
     tcpdump.ended("twenty datagrams to be captured");
-    replay(&stranger, &capture.display().to_string(), "192.0.2.2");
+    replay(&outsider, &capture.display().to_string(), "192.0.2.2");
     wait_for("what was sent before to be refused", || {
         refused(&second, "replayed") == 20 && refused(&second, "forged") == 20
     });

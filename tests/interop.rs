@@ -3,7 +3,7 @@
 mod common;
 
 use common::{
-    Daemon, Node, OpenVswitch, Pod, Testbed, Vxlan, captured_packets, vtep_mac, wait_for,
+    Daemon, Hooks, Node, OpenVswitch, Pod, Testbed, Vxlan, captured_packets, vtep_mac, wait_for,
 };
 
 /// Everything both ways between two pods, IPv4 and IPv6.
@@ -34,11 +34,21 @@ fn by_workers(router: &Daemon, node: &Node, pod: &Pod, work: impl FnOnce()) {
         after[0] > before[0] + 100 && after[1] > before[1] + 100,
         "{before:?} {after:?}"
     );
+    router.assert_no_drops_of_workers();
+    // There hooks have the kernel's device take apart what is merged or has a checksum.
+    if Hooks::usual() == Hooks::Settled {
+        return;
+    }
     // A device that floods tells others of its neighbour discovery, too.
     let by_kernel = node.namespace.device_packets("viaduct.1");
     let few = |n: usize| by_kernel[n] < kernel[n] + 20;
     assert!(few(0) && few(1), "{kernel:?} {by_kernel:?}");
-    assert_eq!(router.ask("drops")["drops"], serde_json::json!([]));
+}
+
+/// A NIC does the checksums that hooks and the kernel leave to it; a veth leaves them undone, and Open vSwitch drops what
+/// has a wrong one.
+fn do_checksums(node: &Node) {
+    node.namespace.run("ethtool -K eth0 tx off");
 }
 
 /// A pod of a node whose kernel has the VXLAN device.
@@ -64,7 +74,13 @@ fn kernel_peer(vxlan: Vxlan<'_>) {
         after[0] > before[0] + 100 && after[1] > before[1] + 100,
         "{after:?}"
     );
-    assert!(tunnelled > 1000, "the capture has the tunnel's packets");
+    // What hooks carry stays merged.
+    let few = if Hooks::usual() == Hooks::Settled {
+        100
+    } else {
+        1000
+    };
+    assert!(tunnelled > few, "the capture has the tunnel's packets");
     assert_eq!(bad, 0, "malformed packets");
     let learnt = k.namespace.run(&format!("bridge fdb show dev {device}"));
     let ours = learnt.lines().filter(|line| {
@@ -106,6 +122,7 @@ fn open_vswitch_with_af_xdp() {
     let mut bed = Testbed::new();
     let (a, o) = (bed.node(1, 1), bed.node(3, 1));
     let (web, far) = (bed.pod(&a, "web", 2), bed.pod(&o, "far", 2));
+    do_checksums(&a);
     let ovs = OpenVswitch::start(&bed, &o, &far, &[1], "afxdp");
     let router = bed.router(&a, &[&web], &[(3, &vtep_mac(3))], "count = 1");
     by_open_vswitch(&ovs, &o, || {
@@ -130,9 +147,8 @@ fn viaduct_flannel_and_open_vswitch_together() {
     ];
     let [ours, kernels, switchs] = &pods;
     k.be_kernel_peer(kernels, &[1, 3], Vxlan::default());
-    // A NIC does the outer UDP checksums that the kernel leaves to it; a veth leaves them undone,
-    // and Open vSwitch drops what has a wrong one.
-    k.namespace.run("ethtool -K eth0 tx off");
+    do_checksums(&k);
+    do_checksums(&a);
     let ovs = OpenVswitch::start(&bed, &o, switchs, &[1, 2], "system");
     let peers = [2, 3].map(|n| (n, vtep_mac(n)));
     let peers = [(peers[0].0, &*peers[0].1), (peers[1].0, &*peers[1].1)];

@@ -7,7 +7,7 @@ use std::io::Read;
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
-use common::{Process, Testbed, must, prefix_of, vtep_mac};
+use common::{Process, Testbed, must, prefix_of, vtep_mac, wait_for};
 
 /// The test run of the tests below: a router and a pod, until its input ends.
 #[test]
@@ -83,13 +83,18 @@ fn a_killed_test_run_leaves_nothing_and_others_keep_theirs() {
     let own = bed.namespace("own");
     let mut run = test_run(Stdio::piped());
     let prefix = prefix_of(run.id());
-    let mut pids: Vec<String> = Vec::new();
-    for file in names("/run/netns", &prefix) {
-        let name = file.trim_start_matches("/run/netns/");
-        let inside = must(Command::new("ip").args(["netns", "pids", name]));
-        pids.extend(inside.lines().map(str::to_owned));
-    }
-    assert_eq!(pids.len(), 2, "a router and a listener run inside");
+    let inside = || {
+        let mut pids: Vec<String> = Vec::new();
+        for file in names("/run/netns", &prefix) {
+            let name = file.trim_start_matches("/run/netns/");
+            let inside = must(Command::new("ip").args(["netns", "pids", name]));
+            pids.extend(inside.lines().map(str::to_owned));
+        }
+        pids
+    };
+    // The router may have just started a program that is about to end.
+    wait_for("a router and a listener inside", || inside().len() == 2);
+    let pids = inside();
     // Switch, node, pod; the folder; the pins; router; watchdog.
     assert!(traces(&prefix).len() >= 7, "{:#?}", traces(&prefix));
     run.signal("-KILL");

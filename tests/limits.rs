@@ -76,6 +76,36 @@ fn pods_send_and_receive_at_their_rates() {
     assert!(free > 1.5 * RATE, "{free}");
 }
 
+/// What waits in front of a worker when a limited pod's port goes away is finished, whatever the rate: it has left the
+/// pod, and the kernel will not see it again.
+#[test]
+fn a_limited_port_that_goes_away_loses_nothing_that_waits() {
+    let mut bed = Testbed::new();
+    let (a, b) = (bed.node(1, 1), bed.node(2, 1));
+    let (far, web) = (bed.pod(&b, "far", 2), bed.pod(&a, "web", 3));
+    let ra = bed.router(&a, &[], &[(2, &vtep_mac(2))], "count = 1");
+    let rb = bed.router(&b, &[&far], &[(1, &vtep_mac(1))], "count = 1");
+    let (did, said) = ra.command(&format!(
+        "port add --interface {} --address {} --egress-rate 1000000",
+        web.interface,
+        web.v4(),
+    ));
+    assert!(did, "{said}");
+    let flood = web.flood(&far.v4());
+    // Hundreds of packets wait, each for a half of a millisecond.
+    common::wait_for("the queue to be full", || {
+        ra.port(&web.interface, "kernel_drops") > 1000
+    });
+    let (did, said) = ra.command(&format!("port del {}", web.interface));
+    assert!(did, "{said}");
+    drop(flood);
+    assert_eq!(ra.dropped("rate-from-pod"), 0, "{}", ra.ask("drops"));
+    assert!(
+        rb.port("underlay", "rx_packets") > 400,
+        "what waited arrived"
+    );
+}
+
 /// A rate is the pod's, not each worker's.
 #[test]
 fn workers_keep_one_rate_together() {

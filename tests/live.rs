@@ -202,8 +202,12 @@ fn churn(router: &Daemon, rounds: u32) {
 
 /// Free frames, and free ones with those in rings.
 fn frames(router: &Daemon) -> (u64, u64) {
-    // Written while idle, by a sleeping worker's last look.
-    std::thread::sleep(std::time::Duration::from_secs(1));
+    // Written by a worker's last look before it sleeps: one whole turn from here on is to be in it.
+    let waits = || router.ask("status")["workers"][0]["waits"].as_u64();
+    let before = waits();
+    wait_for("the worker to sleep twice", || {
+        waits() >= before.map(|waits| waits + 2)
+    });
     let worker = &router.ask("status")["workers"][0];
     let count = |name: &str| worker[name].as_u64().expect("a number");
     (
@@ -248,4 +252,123 @@ fn five_hundred_ports_come_and_go_under_traffic() {
 #[ignore = "20 minutes: ./dev test --test live -- --ignored"]
 fn ten_thousand_ports_come_and_go_under_traffic() {
     the_same_frames_are_free_after(20);
+}
+
+/// A pod and a route that were added by command, with a router that dies, and one that stops.
+#[test]
+fn what_was_added_by_command_outlives_the_router() {
+    let mut bed = Testbed::new();
+    let (a, b) = (bed.node(1, 1), bed.node(2, 1));
+    let (web, far) = (bed.pod(&a, "web", 2), bed.pod(&b, "far", 2));
+    let app = bed.pod(&a, "app", 3);
+    let mut ra = bed.router(&a, &[&web], &[], "count = 1");
+    let _rb = bed.router(&b, &[&far], &[(1, &vtep_mac(1))], "count = 1");
+    for words in [
+        format!("{} --address {}", add("app", &app.v4()), app.v6()),
+        format!(
+            "route add 10.244.2.0/24 --vtep 192.0.2.2 --vtep-mac {}",
+            vtep_mac(2)
+        ),
+        format!(
+            "route add fd00:10:244:2::/64 --vtep 192.0.2.2 --vtep-mac {}",
+            vtep_mac(2)
+        ),
+        add("gone", "10.244.1.44"),
+    ] {
+        let (did, said) = ra.command(&words);
+        assert!(did, "{words}: {said}");
+    }
+    for dies in [true, false] {
+        if dies {
+            ra.kill();
+        } else {
+            ra.stop();
+        }
+        ra.start();
+        wait_for("the pod", || state(&ra, "veth-app") == "up");
+        assert_eq!(state(&ra, "veth-gone"), "down");
+        for address in [far.v4(), far.v6(), web.v4()] {
+            wait_for("the way", || app.namespace.ping(&address, 1, 56) == 1);
+            assert_eq!(app.namespace.ping(&address, 3, 56), 3, "{address}");
+        }
+        assert!(ra.port("veth-app", "rx_packets") > 0, "by the worker");
+        let said = ra.log();
+        assert!(said.contains("are back"), "{said}");
+        let removed = said.lines().find(|line| {
+            line.contains("removed") && [&app.v4(), &app.v6()].iter().any(|a| line.contains(*a))
+        });
+        assert_eq!(removed, None);
+        let sources = ra.ask("routes")["routes"].to_string();
+        assert_eq!(sources.matches("\"command\"").count(), 2, "{sources}");
+    }
+    // One that is not there is followed, and can be removed.
+    let _gone = bed.pod(&a, "gone", 44);
+    wait_for("the late pod", || state(&ra, "veth-gone") == "up");
+    let (did, said) = ra.command("port del veth-gone");
+    assert!(did, "{said}");
+
+    // A file that is damaged is kept aside, and a router that was removed is forgotten.
+    ra.stop();
+    let file = ra.directory.join(format!("{}.commands", ra.name));
+    let text = std::fs::read_to_string(&file).expect("its commands");
+    std::fs::write(&file, &text[..text.len() / 2]).expect("written");
+    ra.start();
+    assert_eq!(state(&ra, "veth-app"), "none");
+    wait_for("the file's pod", || state(&ra, "veth-web") == "up");
+    assert!(ra.log().contains("is damaged"), "{}", ra.log());
+    let aside = ra.directory.join(format!("{}.commands.damaged", ra.name));
+    assert!(aside.exists());
+    let (did, said) = ra.command(&add("app", &app.v4()));
+    assert!(did, "{said}");
+    ra.stop();
+    assert!(file.exists());
+    ra.cleanup();
+    assert!(!file.exists());
+}
+
+/// Two VTEPs with one MAC, and a VTEP with two, whoever adds them.
+#[test]
+fn a_command_that_contradicts_a_route_is_refused() {
+    let mut bed = Testbed::new();
+    let a = bed.node(1, 1);
+    let web = bed.pod(&a, "web", 2);
+    let router = bed.router(&a, &[&web], &[(2, &vtep_mac(2))], "count = 1");
+    let add = |prefix: &str, vtep: &str, mac: &str| {
+        router.command(&format!(
+            "route add {prefix} --vtep {vtep} --vtep-mac {mac}"
+        ))
+    };
+    let (did, said) = add("10.244.7.0/24", "192.0.2.7", "02:00:00:00:00:77");
+    assert!(did, "{said}");
+    for (vtep, mac, why) in [
+        (
+            "192.0.2.8",
+            "02:00:00:00:00:77",
+            "a MAC belongs to one VTEP",
+        ),
+        ("192.0.2.7", "02:00:00:00:00:78", "a VTEP has one"),
+        ("192.0.2.8", &vtep_mac(1), "own VTEP MAC"),
+        ("192.0.2.1", "02:00:00:00:00:78", "this node's own"),
+        (
+            "10.244.3.3",
+            "02:00:00:00:00:78",
+            "inside the cluster prefix",
+        ),
+    ] {
+        let (did, said) = add("10.244.8.0/24", vtep, mac);
+        assert!(!did && said.contains(why), "{vtep} {mac}: {said}");
+    }
+    let (did, said) = router.command("port add --interface veth-x --address 10.244.1.2");
+    assert!(
+        !did && said.contains("used in line") && said.contains(".toml"),
+        "{said}"
+    );
+    let (did, said) = add("10.244.7.0/24", "192.0.2.9", "02:00:00:00:00:79");
+    assert!(!did && said.contains("used by a command"), "{said}");
+    // What is added is stable: nothing fights over an entry of the kernel's.
+    let added = || router.ask("status")["slow_path"]["added"].clone();
+    std::thread::sleep(std::time::Duration::from_secs(1));
+    let before = added();
+    std::thread::sleep(std::time::Duration::from_secs(2));
+    assert_eq!(added(), before);
 }

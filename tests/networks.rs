@@ -2,7 +2,7 @@
 
 mod common;
 
-use common::{Daemon, Node, Pod, Setup, Testbed, vtep_mac, wait_for};
+use common::{Daemon, Ears, Namespace, Node, Pod, Setup, Testbed, vtep_mac, wait_for};
 
 /// Two nodes; on each a pod of the default network and one of "red" that have the same addresses,
 /// and on the first a pod that only the default network has.
@@ -12,7 +12,7 @@ struct Site {
     default: [Pod; 2],
     red: [Pod; 2],
     single: Pod,
-    _bed: Testbed,
+    bed: Testbed,
 }
 
 /// The other network of a node.
@@ -58,7 +58,7 @@ impl Site {
             default,
             red: red_pods,
             single,
-            _bed: bed,
+            bed,
         }
     }
 
@@ -129,6 +129,8 @@ fn networks_with_the_same_addresses_do_not_meet() {
         let [from, to] = &site.default;
         from.namespace.ping(&to.v4(), 1, 56) == 1
     });
+    // Hooks carry what is settled until the heartbeat is too old.
+    std::thread::sleep(std::time::Duration::from_millis(600));
     assert_eq!(site.heard(), [vec!["default"; 2], vec![]], "killed");
     site.routers[0].start();
     assert_eq!(site.heard(), [vec!["default"; 2], vec!["red"; 2]]);
@@ -136,4 +138,73 @@ fn networks_with_the_same_addresses_do_not_meet() {
     assert_eq!(site.heard(), [vec!["default"; 2], vec![]], "stopped");
     // And back: the other node's pods of "red" have no way here either.
     assert_eq!(site.red[1].namespace.ping(&site.red[0].v4(), 2, 56), 0);
+}
+
+/// Neighbour discovery that is for somebody beyond the link is none: the kernel forwards it with
+/// whatever is inside. It is sent to every address of the first network and of the underlay.
+#[test]
+fn neighbour_discovery_is_no_way_out_of_a_network() {
+    let mut site = Site::new();
+    let beyond = site.bed.node(9, 1).namespace;
+    let [a, b] = [&site.nodes[0].namespace, &site.nodes[1].namespace];
+    for host in [a, b] {
+        host.run("sysctl -qw net.ipv6.conf.all.forwarding=1");
+    }
+    let places = [
+        &site.single.namespace,
+        &site.default[0].namespace,
+        &site.default[1].namespace,
+        a,
+        b,
+        &beyond,
+    ];
+    let ears = places.map(Namespace::hear_icmpv6);
+    let far = site.default[1].v6();
+    let targets = [
+        site.single.v6(),
+        far.clone(),
+        "fd00:10:244:1::".to_owned(),
+        "fd00:99::1".to_owned(),
+        "fd00:99::2".to_owned(),
+        "fd00:99::9".to_owned(),
+    ];
+    let silent = |site: &Site, state: &str| {
+        // From a pod of the other network with its own address; from one of the first with
+        // another's. Neither may be heard anywhere.
+        let host = &site.nodes[0].namespace;
+        for (pod, from) in [
+            (&site.red[0], site.red[0].v6()),
+            (&site.single, far.clone()),
+        ] {
+            let (own, to) = (pod.namespace.mac("eth0"), host.mac(&pod.interface));
+            let list = targets.join(" ");
+            pod.namespace
+                .forge(&format!("probe eth0 {own} {to} {from} leak {list}"));
+        }
+        // An honest word to each, behind which nothing comes late.
+        let single = &site.single.namespace;
+        let (own, to) = (single.mac("eth0"), host.mac(&site.single.interface));
+        let (from, list) = (site.single.v6(), targets[1..].join(" "));
+        single.forge(&format!("probe eth0 {own} {to} {from} leaktold {list}"));
+        let told = ["leaktold-200-64-none".to_owned()];
+        let mut heard: Vec<String> = ears[2..]
+            .iter()
+            .flat_map(|ears| ears.until(&told))
+            .collect();
+        heard.extend(ears[..2].iter().flat_map(Ears::take));
+        heard.retain(|word| !word.starts_with("leaktold"));
+        assert!(heard.is_empty(), "{state}: {heard:?}");
+    };
+    silent(&site, "running");
+    site.routers[0].kill();
+    silent(&site, "killed");
+    site.routers[0].start();
+    site.routers[0].stop();
+    silent(&site, "stopped");
+    // Discovery itself still works for it.
+    let red = &site.red[0].namespace;
+    red.run("ip -6 neighbour flush dev eth0");
+    red.ping("fe80::1%eth0", 1, 56);
+    let known = red.run("ip -6 neighbour show dev eth0");
+    assert!(known.contains("lladdr"), "{known}");
 }

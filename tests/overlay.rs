@@ -2,7 +2,7 @@
 
 mod common;
 
-use common::{Testbed, vtep_mac, wait_for};
+use common::{Hooks, Setup, Testbed, vtep_mac, wait_for};
 
 fn peers(others: &[u8]) -> Vec<(u8, String)> {
     others.iter().map(|&n| (n, vtep_mac(n))).collect()
@@ -108,7 +108,11 @@ fn the_node_itself_stays_reachable_and_is_left_as_it_was() {
         );
     };
     let before = a.namespace.run("ethtool -k eth0");
-    let mut router = bed.router(&a, &[&web], &borrowed(&peers(&[2])), "count = 1");
+    let setup = Setup {
+        hooks: Some(Hooks::Xdp),
+        ..Setup::default()
+    };
+    let mut router = bed.router_with(&a, &[&web], &borrowed(&peers(&[2])), &setup);
     assert_eq!(
         xdp(&a.namespace),
         2,
@@ -135,7 +139,7 @@ fn the_node_itself_stays_reachable_and_is_left_as_it_was() {
     // And what a dead one left can be removed without a successor.
     router.start();
     router.kill();
-    assert!(router.cleanup().contains("2 XDP links removed"));
+    assert!(router.cleanup().contains("2 BPF links removed"));
     wait_for("the links to detach", || xdp(&a.namespace) == 0);
 }
 

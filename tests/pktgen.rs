@@ -78,7 +78,7 @@ fn all_that_is_sent_is_counted() {
             assert_eq!(number("received"), number("sent"), "{engine} {what}: {got}");
             assert_eq!(number("received_bytes"), number("sent_bytes"));
             assert_eq!(
-                [number("lost"), number("reordered"), number("strangers")],
+                [number("lost"), number("reordered"), number("foreign")],
                 [0; 3]
             );
             assert!(got["latency_us"]["p999"].as_f64().expect("a number") > 0.0);

@@ -17,9 +17,9 @@ fn a_peer_may_have_a_name_that_is_known_later() {
     second.stop();
     let hosts = bed.directory.path().join("hosts");
     fs::write(&hosts, "127.0.0.1 localhost\n").expect("written");
-    let file = bed.directory.path().join("node-2.toml");
+    let file = second.file.clone();
     let text = fs::read_to_string(&file).expect("its configuration");
-    let named = text.replace("192.0.2.2:7946", "first.example:7946");
+    let named = text.replace("192.0.2.2:7950", "first.example:7950");
     assert_ne!(named, text);
     fs::write(&file, named).expect("written");
     second.hosts = Some(hosts.clone());
@@ -41,9 +41,9 @@ fn peers_and_allowed_prefixes_are_read_again() {
     let first = bed.gossiping_router(&nodes[0], &[], 1);
     // Nobody is there.
     let second = bed.gossiping_router(&nodes[1], &[], 7);
-    let asks = |host: &str| format!("peers = [\"{host}:7946\"]");
+    let asks = |host: &str| format!("peers = [\"{host}:7950\"]");
     let wrong = [
-        (asks("192.0.2.1").replace(":7946", ":0"), "is no peer"),
+        (asks("192.0.2.1").replace(":7950", ":0"), "is no peer"),
         (
             asks("192.0.2.1") + "\nprobe_interval_ms = 400",
             "[gossip] has changed",
@@ -64,7 +64,7 @@ fn peers_and_allowed_prefixes_are_read_again() {
         let refusals = log.matches("the configuration was not read again");
         assert_eq!(refusals.count(), number, "{log}");
         assert!(log.contains(why), "{why}: {log}");
-        fs::write(bed.directory.path().join("node-2.toml"), sound).expect("written");
+        fs::write(&second.file, sound).expect("written");
     }
     // The node that it was to ask does so every second, had it taken any of these.
     std::thread::sleep(Duration::from_secs(3));

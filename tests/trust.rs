@@ -3,88 +3,54 @@
 mod common;
 
 use std::fs;
-use std::process::Command;
+use std::path::Path;
 
-use common::{CLUSTER, Node, Setup, Testbed, wait_for};
+use common::{Authority, Daemon, Node, Setup, Signee, Testbed, wait_for};
 
-/// A command that needs no router: whether it did, and what it said.
-fn viaduct(words: &[&str]) -> (bool, String) {
-    let output = Command::new(env!("CARGO_BIN_EXE_viaduct"))
-        .args(words)
+/// `check` refuses a node's configuration with these words.
+fn refused(node: &Node, file: &Path, why: &str) {
+    let output = node
+        .namespace
+        .command(env!("CARGO_BIN_EXE_viaduct"))
+        .args(["check", "--config"])
+        .arg(file)
         .output()
-        .expect("viaduct runs");
+        .expect("it runs");
     let said = [output.stdout, output.stderr].concat();
-    let said = String::from_utf8_lossy(&said).trim().to_owned();
-    (output.status.success(), said)
-}
-
-fn good(words: &[&str]) -> String {
-    let (did, said) = viaduct(words);
-    assert!(did, "{words:?}: {said}");
-    said
-}
-
-/// An authority's key in a file, and its public key.
-fn authority(bed: &Testbed, name: &str) -> (String, String) {
-    let file = bed.directory.path().join(name).display().to_string();
-    let public = good(&["authority", "new", &file]);
+    let said = String::from_utf8_lossy(&said).into_owned();
     assert!(
-        !viaduct(&["authority", "new", &file]).0,
-        "never over another"
+        !output.status.success() && said.contains(why),
+        "{why}: {said}"
     );
-    (file, public)
 }
 
-/// The name and key of node N, which has not run yet.
-fn identity(bed: &Testbed, node: &Node) -> (String, String) {
-    let file = bed
-        .directory
-        .path()
-        .join(format!("identity-{}.toml", node.n));
-    let text = format!(
-        "[node]\nname = \"{}-{}\"\n[underlay]\ninterface = \"eth0\"\n{}\n[[networks]]\nname = \"default\"\n\
-         vni = 1\npod_prefixes = [\"10.244.1.0/24\"]\ncluster_prefixes = [\"10.244.0.0/16\"]\n",
-        bed.id,
-        node.n,
-        bed.gossip(1, CLUSTER),
+/// Waits until a router has refused records for this reason and for no other, and says what it means.
+fn refuses(router: &Daemon, reason: &str, meaning: &str) {
+    let count = || router.ask("peers")["records_refused"].clone();
+    wait_for(reason, || count()[reason].as_u64() > Some(0));
+    assert_eq!(
+        count().as_object().map(serde_json::Map::len),
+        Some(1),
+        "{}",
+        count()
     );
-    fs::write(&file, text).expect("written");
-    let said = good(&["identity", "--config", &file.display().to_string()]);
-    let (name, key) = said.split_once(' ').expect("two words");
-    (name.to_owned(), key.to_owned())
-}
-
-fn trusting(bed: &Testbed, trust: &str) -> String {
-    let table = bed.gossip(1, CLUSTER);
-    assert!(table.contains("trust = \"first-sight\""));
-    table.replace("trust = \"first-sight\"", trust)
+    let (did, text) = router.command("peers");
+    let line = |line: &str| line.contains(reason) && line.contains(meaning);
+    assert!(did && text.lines().any(line), "{text}");
 }
 
 #[test]
 fn who_the_authority_signed_for_is_believed_in_what_it_may_announce() {
     let mut bed = Testbed::new();
     let nodes = [1, 2, 3].map(|n| bed.node(n, 1));
-    let (key, public) = authority(&bed, "authority.key");
-    let ids = [0, 1].map(|n: usize| identity(&bed, &nodes[n]));
-    let sign = |node: &(String, String), prefixes: &[&str]| {
-        let mut words = vec!["authority", "sign", "--key", &key, "--cluster", CLUSTER.0];
-        for prefix in prefixes {
-            words.extend(["--prefix", prefix]);
-        }
-        words.extend([&node.0[..], &node.1]);
-        let file = bed
-            .directory
-            .path()
-            .join("state")
-            .join(format!("{}.cert", node.0));
-        fs::write(file, good(&words)).expect("written");
+    let authority = Authority::new(&bed, "authority.key");
+    let ids = [0, 1].map(|n: usize| bed.identity(&nodes[n]));
+    let sign = |node: &Signee, options: &[&str]| {
+        fs::write(bed.certificate(&node.name), authority.sign(node, options)).expect("written");
     };
     sign(&ids[0], &[]);
-    sign(&ids[1], &["10.244.2.0/24"]);
-    let table = trusting(
-        &bed,
-        &format!("trust = \"authority\"\nauthority = \"{public}\""),
-    );
+    sign(&ids[1], &["--prefix", "10.244.2.0/24"]);
+    let table = authority.table(&bed, 1);
     let setup = Setup {
         more: &table,
         ..Setup::default()
@@ -96,60 +62,52 @@ fn who_the_authority_signed_for_is_believed_in_what_it_may_announce() {
     wait_for("what is allowed", || first.ways() == ["10.244.2.0/24"]);
     second.knows(&[1]);
     third.knows(&[1, 2]);
-    wait_for("the third's record", || {
-        first.ask("peers")["records_refused"]
-            .as_u64()
-            .expect("a number")
-            > 0
+    refuses(&first, "no-certificate", "It has no certificate");
+    assert_eq!(first.ways(), ["10.244.2.0/24"]);
+    let (_, said) = first.command("routes fd00:10:244:2::7");
+    assert!(said.contains("outside what is allowed to"), "{said}");
+    // A certificate that is damaged is not taken while the node runs, either.
+    let own = bed.certificate(&ids[1].name);
+    fs::write(&own, "zz").expect("written");
+    second.signal("-HUP");
+    wait_for("a word about it", || {
+        second.log().contains("certificate was not read again")
     });
     assert_eq!(first.ways(), ["10.244.2.0/24"]);
+    // A later one for both families counts without a restart.
+    let both = [
+        "--prefix",
+        "10.244.2.0/24",
+        "--prefix",
+        "fd00:10:244:2::/64",
+    ];
+    sign(&ids[1], &both);
+    second.signal("-HUP");
+    wait_for("what the later certificate allows", || {
+        let mut ways = first.ways();
+        ways.sort();
+        ways == ["10.244.2.0/24", "fd00:10:244:2::/64"]
+    });
     assert_eq!(first.peer(&third.name), "", "nobody of that name");
     assert!(
         first
             .log()
             .contains("no certificate of the cluster's authority")
     );
-    let (_, said) = first.command("routes fd00:10:244:2::7");
-    assert!(said.contains("outside what is allowed to"), "{said}");
 
     // Another's certificate, or none, is refused at the start, by `check` too.
     second.stop();
-    let states = bed.directory.path().join("state");
-    let own = states.join(format!("{}.cert", ids[1].0));
-    let check = |node: &Node, why: &str| {
-        let file = bed.directory.path().join(format!("node-{}.toml", node.n));
-        let output = node
-            .namespace
-            .command(env!("CARGO_BIN_EXE_viaduct"))
-            .args(["check", "--config"])
-            .arg(file)
-            .output()
-            .expect("it runs");
-        let said = String::from_utf8_lossy(&output.stderr).into_owned();
-        assert!(
-            !output.status.success() && said.contains(why),
-            "{why}: {said}"
-        );
-    };
+    let file = bed.directory.path().join(format!("{}.toml", second.name));
+    let check = |node: &Node, why: &str| refused(node, &file, why);
     let sound = fs::read(&own).expect("there");
-    fs::copy(states.join(format!("{}.cert", ids[0].0)), &own).expect("copied");
+    fs::copy(bed.certificate(&ids[0].name), &own).expect("copied");
     check(&nodes[1], "is for another node or key");
     fs::write(&own, "zz").expect("written");
     check(&nodes[1], "it is no certificate");
     fs::remove_file(&own).expect("removed");
     check(&nodes[1], "cannot read");
-    let (other, _) = authority(&bed, "other.key");
-    let words = [
-        "authority",
-        "sign",
-        "--key",
-        &other,
-        "--cluster",
-        CLUSTER.0,
-        &ids[1].0,
-        &ids[1].1,
-    ];
-    fs::write(&own, good(&words)).expect("written");
+    let other = Authority::new(&bed, "other.key");
+    fs::write(&own, other.sign(&ids[1], &[])).expect("written");
     check(&nodes[1], "was not signed by the authority");
     fs::write(&own, sound).expect("written");
     second.start();
@@ -160,12 +118,12 @@ fn who_the_authority_signed_for_is_believed_in_what_it_may_announce() {
 fn who_is_configured_is_believed() {
     let mut bed = Testbed::new();
     let nodes = [1, 2, 3].map(|n| bed.node(n, 1));
-    let ids = [0, 1].map(|n: usize| identity(&bed, &nodes[n]));
+    let ids = [0, 1].map(|n: usize| bed.identity(&nodes[n]));
     let mut trust = "trust = \"configured\"".to_owned();
     trust +=
         "\nallowed_prefixes = [\"10.244.0.0/23\", \"fd00:10:244:1::/64\", \"fd00:10:244:2::/64\"]";
-    let mut table = trusting(&bed, &trust);
-    let node = |(name, key): (String, String)| {
+    let mut table = bed.trusting(1, &trust);
+    let node = |Signee { name, key }: Signee| {
         format!("[[gossip.nodes]]\nname = \"{name}\"\nkey = \"{key}\"\n")
     };
     table.extend(ids.map(node));
@@ -181,11 +139,12 @@ fn who_is_configured_is_believed() {
     wait_for("what the pool has", || {
         first.ways() == ["fd00:10:244:2::/64"]
     });
-    wait_for("the third's record", || {
-        first
-            .log()
-            .contains("[[gossip.nodes]] has no node of its name")
-    });
+    refuses(&first, "unknown-node", "has no node of its name");
+    let log = first.log();
+    assert!(
+        log.contains("[[gossip.nodes]] has no node of its name"),
+        "{log}"
+    );
     assert_eq!(first.peer(&third.name), "");
     let (_, said) = first.command("routes 10.244.2.7");
     assert!(said.contains("outside allowed_prefixes"), "{said}");

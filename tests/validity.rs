@@ -5,11 +5,16 @@ mod common;
 use common::{Daemon, Pair, Setup, vtep_mac, wait_for};
 
 /// Kinds that arrive; forge.py says what each is.
-const SOUND: [&str; 5] = ["plain", "reserved", "unsummed", "options", "padded"];
+const SOUND: [&str; 5] = ["plain", "right-sum", "unsummed", "options", "padded"];
 /// Kinds that do not, and where each is counted: by the XDP program, by a worker, or as left to the
 /// kernel, which has its own way to count them.
-const ODD: [(&str, Place); 9] = [
+const ODD: [(&str, Place); 14] = [
     ("flag", Worker("bad-outer")),
+    ("gbp", Worker("bad-outer")),
+    ("gpe", Worker("bad-outer")),
+    ("reserved-flag", Worker("bad-outer")),
+    ("reserved-byte", Worker("bad-outer")),
+    ("wrong-sum", Worker("bad-outer-checksum")),
     // Another's network may use the same port.
     ("vni", Xdp("passed")),
     // Too short for a frame inside.

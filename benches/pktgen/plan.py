@@ -171,7 +171,7 @@ def report(options, outcomes, before, after, interrupted):
         "received_per_s": rate(got[0]),
         "lost": None if got[0] is None else max(0, sent - got[0]),
         "reordered": None,
-        "strangers": None,
+        "foreign": None,
         "latency_us": None,
         "interrupted": interrupted,
     }

@@ -9,6 +9,7 @@
 
 #![forbid(unsafe_code)]
 
+mod entry;
 mod error;
 mod hint;
 mod load;
@@ -18,12 +19,14 @@ mod raw;
 mod source;
 mod validate;
 
+pub use entry::{Entry, EntryError, PodEntry, RouteEntry};
 pub use error::{ConfigError, ConfigErrors, Position};
 pub use load::MAX_FILE_BYTES;
 pub use mac::{Mac, ParseMacError, derive_vtep_mac};
 pub use model::{
     Config, DEFAULT_GOSSIP_PORT, DEFAULT_UDP_PORT, DelegationConfig, DetectionConfig, GossipConfig,
-    GossipNode, NetworkConfig, NodeConfig, OnExit, PodConfig, Polling, RateConfig, RouteConfig,
-    RuntimeConfig, SlowPathConfig, Trust, UnderlayConfig, WorkersConfig, XdpMode,
+    GossipNode, Hook, HooksConfig, NetworkConfig, NodeConfig, OnExit, PodConfig, Polling,
+    RateConfig, RouteConfig, RuntimeConfig, SlowPathConfig, Trust, UnderlayConfig, WorkersConfig,
+    XdpMode,
 };
-pub use validate::{PrefixTable, is_node_name};
+pub use validate::is_node_name;

@@ -23,6 +23,8 @@ pub struct Config {
     pub underlay: UnderlayConfig,
     /// `[workers]`.
     pub workers: WorkersConfig,
+    /// `[hooks]`.
+    pub hooks: HooksConfig,
     /// `[runtime]`.
     pub runtime: RuntimeConfig,
     /// `[slow_path]`.
@@ -55,6 +57,8 @@ pub struct UnderlayConfig {
     pub address: Option<Ipv4Addr>,
     /// The same over IPv6.
     pub address6: Option<Ipv6Addr>,
+    /// Where its packets are looked at first.
+    pub hook: Hook,
     /// How XDP programs are attached.
     pub xdp: XdpMode,
     /// How many receive queues Viaduct may own, 1 to 1024; none for all.
@@ -81,6 +85,34 @@ pub enum XdpMode {
     Native,
     /// In the kernel's stack, with any driver.
     Generic,
+}
+
+/// Where packets of a device are looked at first.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Hook {
+    /// In XDP, with AF_XDP sockets at the device's own queues.
+    #[default]
+    Xdp,
+    /// In tc (tcx, Linux 6.6): the device keeps its offloads, and workers get what is theirs over veth pairs of their own.
+    Tc,
+}
+
+/// What looks at packets first.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct HooksConfig {
+    /// Of pods whose rate is not limited; those whose is have sockets of their own ([`Hook::Xdp`]).
+    pub pods: Hook,
+    /// Whether hooks in tc carry what is settled. All is the workers' otherwise.
+    pub settled: bool,
+}
+
+impl Default for HooksConfig {
+    fn default() -> Self {
+        Self {
+            pods: Hook::default(),
+            settled: true,
+        }
+    }
 }
 
 /// The threads that forward packets.
@@ -117,7 +149,7 @@ pub enum Polling {
 pub struct RuntimeConfig {
     /// Holds control sockets and locks. Absolute.
     pub directory: PathBuf,
-    /// Holds pinned XDP links and maps. Absolute, in a mounted bpffs.
+    /// Holds pinned BPF links. Absolute, in a mounted bpffs.
     pub bpffs: PathBuf,
 }
 
@@ -144,6 +176,11 @@ impl RuntimeConfig {
     /// Where the kernel settings are written down that `node`'s daemon changed: `<directory>/<node>.settings`.
     pub fn settings(&self, node: &str) -> PathBuf {
         self.directory.join(format!("{node}.settings"))
+    }
+
+    /// Where what `node`'s daemon was told by command is written down: `<directory>/<node>.commands`.
+    pub fn commands(&self, node: &str) -> PathBuf {
+        self.directory.join(format!("{node}.commands"))
     }
 
     /// The directory of `node`'s pins: `<bpffs>/<node>`, dots in the name replaced by underscores, because a bpffs
@@ -182,8 +219,9 @@ pub enum OnExit {
     FailClosed,
 }
 
-/// The UDP port of gossip where none is named: that of HashiCorp's memberlist, which others use too.
-pub const DEFAULT_GOSSIP_PORT: u16 = 7946;
+/// The UDP port of gossip where none is named. IANA has assigned it to nobody, and it is none that other software
+/// of nodes uses: docs/gossip.md names these.
+pub const DEFAULT_GOSSIP_PORT: u16 = 7950;
 
 /// How this node learns of others.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -202,6 +240,8 @@ pub struct GossipConfig {
     pub trust: Trust,
     /// What nodes without prefixes of their own in [`nodes`](Self::nodes) may claim; none: all of the cluster's.
     pub allowed_prefixes: Option<Vec<IpNet>>,
+    /// Underlay addresses that any node may have beside the one of its gossip, if they are free.
+    pub allowed_addresses: Vec<IpNet>,
     /// `[[gossip.nodes]]`; names are unique.
     pub nodes: Vec<GossipNode>,
     /// How soon a node that does not answer is missed.
@@ -233,6 +273,8 @@ pub struct GossipNode {
     pub key: Option<[u8; 32]>,
     /// What it may announce, and nobody else; none: what is free. No host bits.
     pub allowed_prefixes: Option<Vec<IpNet>>,
+    /// Underlay addresses that it may have, and nobody else; none: the one of its gossip.
+    pub allowed_addresses: Option<Vec<IpNet>>,
 }
 
 /// Times of SWIM; none: those of a local network, by the number of nodes.
@@ -268,7 +310,10 @@ pub struct NetworkConfig {
     pub port: u16,
     /// This node's address inside VXLAN, unicast; [`derive_vtep_mac`](crate::derive_vtep_mac) when not given.
     pub vtep_mac: Mac,
-    /// Whether outer UDP checksums over IPv6 are computed, where a route says nothing else.
+    /// The same in packets over IPv6, where it is another one; `vtep_mac` when not given.
+    pub vtep_mac6: Mac,
+    /// Whether outer UDP checksums over IPv6 are computed, where a route says nothing else; they are
+    /// by default.
     pub udp_checksum6: bool,
     /// DSCP of outer packets, 0 to 63; none: that of the inner packet.
     pub dscp: Option<u8>,
@@ -309,7 +354,7 @@ pub struct PodConfig {
     pub egress: Option<RateConfig>,
     /// What it may receive; none when that is not limited.
     pub ingress: Option<RateConfig>,
-    /// The line that names the interface, from 1.
+    /// The line that names the interface, from 1; 0 when a command gave the pod.
     pub line: usize,
 }
 
@@ -330,6 +375,6 @@ pub struct RouteConfig {
     pub vtep_mac: Mac,
     /// The other node's name, when the operator gave it in place of the MAC.
     pub node: Option<String>,
-    /// The line that names the VTEP, from 1.
+    /// The line that names the VTEP, from 1; 0 when a command gave the route.
     pub line: usize,
 }

@@ -16,6 +16,8 @@ pub(crate) struct Root {
     #[serde(default)]
     pub(crate) workers: Workers,
     #[serde(default)]
+    pub(crate) hooks: Hooks,
+    #[serde(default)]
     pub(crate) runtime: Runtime,
     #[serde(default)]
     pub(crate) slow_path: SlowPath,
@@ -42,6 +44,7 @@ pub(crate) struct Underlay {
     pub(crate) interface: Option<Text>,
     pub(crate) address: Option<Text>,
     pub(crate) address6: Option<Text>,
+    pub(crate) hook: Option<Text>,
     pub(crate) xdp: Option<Text>,
     pub(crate) queues: Option<Number>,
 }
@@ -56,6 +59,13 @@ pub(crate) struct Workers {
     pub(crate) max_ports: Option<Number>,
     pub(crate) flow_cache: Option<Number>,
     pub(crate) heartbeat_timeout_ms: Option<Number>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, expecting = "a table")]
+pub(crate) struct Hooks {
+    pub(crate) pods: Option<Text>,
+    pub(crate) settled: Option<bool>,
 }
 
 #[derive(Debug, Default, Deserialize)]
@@ -87,6 +97,7 @@ pub(crate) struct Gossip {
     pub(crate) authority: Option<Text>,
     pub(crate) certificate: Option<Text>,
     pub(crate) allowed_prefixes: Option<List<String>>,
+    pub(crate) allowed_addresses: Option<List<String>>,
     pub(crate) probe_interval_ms: Option<Number>,
     pub(crate) probe_timeout_ms: Option<Number>,
     pub(crate) suspicion_ms: Option<Number>,
@@ -100,6 +111,7 @@ pub(crate) struct GossipNode {
     pub(crate) name: Option<Text>,
     pub(crate) key: Option<Text>,
     pub(crate) allowed_prefixes: Option<List<String>>,
+    pub(crate) allowed_addresses: Option<List<String>>,
 }
 
 #[derive(Debug, Deserialize)]
@@ -117,6 +129,7 @@ pub(crate) struct Network {
     pub(crate) vni: Option<Number>,
     pub(crate) port: Option<Number>,
     pub(crate) vtep_mac: Option<Text>,
+    pub(crate) vtep_mac6: Option<Text>,
     pub(crate) udp_checksum6: Option<Text>,
     pub(crate) dscp: Option<Text>,
     pub(crate) pod_prefixes: Option<List<String>>,

@@ -90,9 +90,31 @@ impl<'a> Source<'a> {
     }
 }
 
+/// Where something was said.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Place {
+    /// In this line of the file, from 1.
+    Line(usize),
+    /// By a command.
+    Command,
+}
+
+impl Place {
+    /// Of an entry of the configuration, whose line is 0 when a command gave it.
+    pub(crate) fn of_line(line: usize) -> Self {
+        if line == 0 {
+            Self::Command
+        } else {
+            Self::Line(line)
+        }
+    }
+}
+
 /// Collects what is wrong while validation goes on.
 pub(crate) struct Problems<'a> {
     source: &'a Source<'a>,
+    /// The file beside which a command's entry is checked; none: it is the file that is checked.
+    beside: Option<&'a Path>,
     mistakes: Vec<(usize, String)>,
 }
 
@@ -100,8 +122,46 @@ impl<'a> Problems<'a> {
     pub(crate) fn new(source: &'a Source<'a>) -> Self {
         Self {
             source,
+            beside: None,
             mistakes: Vec::new(),
         }
+    }
+
+    /// For an entry that a command gives beside a file.
+    pub(crate) fn of_command(source: &'a Source<'a>, beside: &'a Path) -> Self {
+        Self {
+            beside: Some(beside),
+            ..Self::new(source)
+        }
+    }
+
+    /// Where `at` is.
+    pub(crate) fn place(&self, at: &Range<usize>) -> Place {
+        Place::of_line(self.line(at))
+    }
+
+    /// A place as a message speaks of it.
+    pub(crate) fn spoken(&self, place: Place) -> String {
+        match (place, self.beside) {
+            (Place::Line(line), None) => format!("in line {line}"),
+            (Place::Line(line), Some(file)) => format!("in line {line} of {}", file.display()),
+            (Place::Command, _) => "by a command".to_owned(),
+        }
+    }
+
+    /// What was noted of a command's entry, in the order in which it was found.
+    ///
+    /// # Errors
+    /// If there is anything.
+    pub(crate) fn into_messages(self) -> Result<(), Vec<String>> {
+        if self.mistakes.is_empty() {
+            return Ok(());
+        }
+        Err(self
+            .mistakes
+            .into_iter()
+            .map(|(_, message)| message)
+            .collect())
     }
 
     /// Notes one mistake at the bytes `at`.
@@ -109,8 +169,11 @@ impl<'a> Problems<'a> {
         self.mistakes.push((at.start, message));
     }
 
-    /// The line of `at`, from 1.
+    /// The line of `at`, from 1; 0 in a command.
     pub(crate) fn line(&self, at: &Range<usize>) -> usize {
+        if self.beside.is_some() {
+            return 0;
+        }
         self.source.line(at.start)
     }
 

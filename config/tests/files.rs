@@ -94,6 +94,7 @@ fn defaults_and_places() {
         (config.networks[0].port, config.networks[0].vtep_mac),
         (8472, derive_vtep_mac("node-a", 7))
     );
+    assert_eq!(config.networks[0].vtep_mac6, config.networks[0].vtep_mac);
     assert_eq!(
         (
             config.pods[0].name.as_str(),
@@ -150,4 +151,26 @@ fn many_routes_are_checked_in_reasonable_time() {
         "{:?}",
         began.elapsed()
     );
+}
+
+/// This node's MAC in packets over one family may be another node's in packets over the other.
+#[test]
+fn a_route_is_compared_with_the_own_mac_of_its_family() {
+    let with = |vtep: &str, mac: &str| {
+        let text = format!(
+            "node.name = 'a'\nunderlay.interface = 'eth0'\n\
+             networks = [{{name = 'n', vni = 1, pod_prefixes = ['10.1.0.0/16'], cluster_prefixes = ['10.0.0.0/8'],\
+             vtep_mac = '02:00:00:00:00:04', vtep_mac6 = '02:00:00:00:00:06'}}]\n\
+             routes = [{{vtep = '{vtep}', vtep_mac = '{mac}', prefixes = ['10.2.0.0/16']}}]\n"
+        );
+        Config::parse(&text, "own.toml").map_err(|errors| format!("{errors:?}"))
+    };
+    let (four, six) = ("02:00:00:00:00:04", "02:00:00:00:00:06");
+    for (vtep, own, others) in [("192.0.2.2", four, six), ("fd00:99::2", six, four)] {
+        let refused = with(vtep, own).expect_err("this node's own");
+        assert!(refused.contains("own VTEP MAC"), "{refused}");
+        let config = with(vtep, others).expect("another node's");
+        assert_eq!(config.networks[0].vtep_mac.to_string(), four);
+        assert_eq!(config.networks[0].vtep_mac6.to_string(), six);
+    }
 }

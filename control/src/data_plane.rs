@@ -6,7 +6,7 @@ use std::net::IpAddr;
 
 use ipnet::IpNet;
 use viaduct_encap::{MacAddr, Vni};
-use viaduct_fib::PortId;
+use viaduct_fib::{PortId, Update};
 
 use crate::kernel::LinkInfo;
 use crate::options::OwnAddresses;
@@ -20,7 +20,7 @@ pub trait DataPlane: Send {
     ///
     /// # Errors
     ///
-    /// If that is not possible now. It is tried again later, unless the agent is just starting.
+    /// If that is not possible now. It is tried again later.
     fn attach_underlay(&mut self, link: &LinkInfo) -> Result<(), DataPlaneError>;
 
     /// Undoes [`attach_underlay`](Self::attach_underlay). The interface may be gone.
@@ -46,7 +46,7 @@ pub trait DataPlane: Send {
     ///
     /// # Errors
     ///
-    /// If that is not possible now. It is tried again later, unless the agent is just starting.
+    /// If that is not possible now. It is tried again later.
     fn attach_port(
         &mut self,
         id: PortId,
@@ -54,7 +54,7 @@ pub trait DataPlane: Send {
         link: &LinkInfo,
     ) -> Result<(), DataPlaneError>;
 
-    /// Notes that a pod has another MAC.
+    /// Notes that a pod has another MAC, or that the underlay has.
     ///
     /// # Errors
     ///
@@ -116,6 +116,27 @@ pub trait DataPlane: Send {
     /// If that is not possible now, or in part.
     fn set_host_addresses(&mut self, addresses: &[IpAddr]) -> Result<(), DataPlaneError>;
 
+    /// Notes the numbers of the kernel's VXLAN devices over IPv4 and IPv6, which carry the first network, and forgets those
+    /// of an earlier call.
+    ///
+    /// # Errors
+    ///
+    /// If that is not possible now, or in part.
+    fn set_overlay_devices(&mut self, _devices: [Option<u32>; 2]) -> Result<(), DataPlaneError> {
+        Ok(())
+    }
+
+    /// Leaves to the workers what these changes of the forwarding table are about; called before the table takes them. Nothing
+    /// in front of the workers goes by what the table is about to forget then.
+    fn withdraw(&mut self, _changes: &[Update]) {}
+
+    /// Lets what is in front of the workers go by these changes, which the table has taken.
+    fn settle(&mut self, _changes: &[Update]) {}
+
+    /// Does what is to be done now and then, once a second: repairs what somebody else has changed, and does what was not
+    /// possible so far.
+    fn maintain(&mut self) {}
+
     /// Waits until every worker has begun a batch since the call, so that none still acts on what
     /// was published before. It must not wait for ever.
     fn quiesce(&mut self);
@@ -132,6 +153,8 @@ pub struct PodSide<'a> {
     pub addresses: &'a [IpAddr],
     /// Whether the kernel carries its network, too.
     pub carried: bool,
+    /// Whether it may send or receive at a rate only.
+    pub limited: bool,
 }
 
 /// Why the data plane could not do what it was asked for. The text is shown to operators as it is,

@@ -18,24 +18,9 @@ pub enum AgentError {
     /// The kernel's path could not be prepared.
     #[error(transparent)]
     SlowPath(#[from] SlowPathError),
-    /// The underlay interface cannot be used.
-    #[error("cannot use underlay {name}: {reason}")]
-    Underlay {
-        /// Its name.
-        name: String,
-        /// Why not.
-        reason: String,
-    },
-    /// A pod could not be brought up.
-    #[error("cannot bring up pod {pod} on interface {interface}: {reason}")]
-    Pod {
-        /// Its name.
-        pod: String,
-        /// Its interface.
-        interface: String,
-        /// Why not.
-        reason: String,
-    },
+    /// The cluster's prefixes contain what makes nodes reachable.
+    #[error("{}", .0.join("; "))]
+    Overlaps(Vec<String>),
     /// There is no agent any more.
     #[error("the daemon is stopping")]
     Ended,

@@ -11,9 +11,12 @@ use viaduct_fib::NextHopState;
 use crate::kernel::{Neighbour, NeighbourState};
 use crate::observe::{ObservedPath, ObservedVtep};
 use crate::options::OwnAddresses;
+use crate::status::MtuBy;
 
 /// Hop limit of outer packets: the initial TTL that RFC 1700 recommends, and Linux's default.
 const HOP_LIMIT: u8 = 64;
+/// What every link carries of an IPv6 packet, in bytes (RFC 8200 section 5).
+pub(crate) const IPV6_MIN_MTU: u32 = 1280;
 /// The most slots that flows are spread over.
 const MAX_SLOTS: u32 = 64;
 
@@ -56,6 +59,11 @@ pub(crate) enum Unresolved {
     /// The underlay interface has no address of this node that the VTEP could be reached from.
     #[error("this node has no address of its family on the underlay interface")]
     NoOwnAddress,
+    /// The underlay interface has no address by which other nodes can reach this one.
+    #[error(
+        "it has no address that other nodes could send to{0}; give it one, or name another interface"
+    )]
+    NoAddress(String),
     /// No address of the node is on the underlay interface any more.
     #[error("it has none of this node's addresses ({0})")]
     AddressesGone(String),
@@ -63,8 +71,11 @@ pub(crate) enum Unresolved {
     #[error("no route")]
     NoRoute,
     /// The kernel would send by an interface that is not the underlay.
-    #[error("route leaves by another interface (number {0})")]
-    OtherInterface(u32),
+    #[error("route leaves by another interface ({0}); see `ip route get` and `ip rule`")]
+    OtherInterface(String),
+    /// That interface went away after the route had been read.
+    #[error("route leaves by an interface that is gone; it is looked up again")]
+    InterfaceGone,
     /// The kernel does not know the next hop's MAC yet.
     #[error("neighbour {0} not resolved yet")]
     NeighbourPending(IpAddr),
@@ -141,7 +152,8 @@ pub(crate) fn first_hops(
 
 fn first_hop(underlay: u32, vtep: IpAddr, path: &ObservedPath) -> Result<FirstHop, Unresolved> {
     if path.route.interface != underlay {
-        return Err(Unresolved::OtherInterface(path.route.interface));
+        let name = path.name.clone();
+        return Err(name.map_or(Unresolved::InterfaceGone, Unresolved::OtherInterface));
     }
     let address = path.route.gateway.unwrap_or(vtep);
     match &path.neighbour {
@@ -160,16 +172,57 @@ fn first_hop(underlay: u32, vtep: IpAddr, path: &ObservedPath) -> Result<FirstHo
     }
 }
 
-/// What the table is to know of a way to `vtep` by these first hops.
+/// The longest outer packet on the way to another node, and what says so.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct TunnelMtu {
+    /// Bytes of outer IP packet.
+    pub(crate) bytes: u16,
+    /// What limits it.
+    pub(crate) by: MtuBy,
+}
+
+/// What has been learned of a way beside the interface's MTU.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Limits {
+    /// What the kernel says of its route, and whether it has learned that.
+    pub(crate) kernel: Option<(u32, MtuBy)>,
+    /// What a router has said, where the kernel has not learned it.
+    pub(crate) told: Option<u32>,
+}
+
+/// The least of what is known of the way.
+pub(crate) fn tunnel_mtu(underlay_mtu: u32, limits: Limits) -> TunnelMtu {
+    let interface = Some((underlay_mtu, MtuBy::Interface));
+    let told = limits.told.map(|bytes| (bytes, MtuBy::Path));
+    let all = interface.into_iter().chain(limits.kernel).chain(told);
+    // Of equals the first: what is there anyway.
+    let (bytes, by) = all
+        .min_by_key(|&(bytes, _)| bytes)
+        .unwrap_or((underlay_mtu, MtuBy::Interface));
+    TunnelMtu {
+        bytes: u16::try_from(bytes).unwrap_or(u16::MAX),
+        by,
+    }
+}
+
+/// How small a path MTU is believed, in bytes: as the kernel does (`net.ipv4.route.min_pmtu`;
+/// RFC 8200 section 5). Smaller ones are taken for this.
+pub(crate) fn least_mtu(vtep: IpAddr) -> u32 {
+    if vtep.is_ipv4() { 552 } else { IPV6_MIN_MTU }
+}
+
+/// What the table is to know of a way to `vtep` by these first hops, which takes outer packets
+/// of `mtu` bytes.
 pub(crate) fn next_hop_state(
     underlay: &Underlay,
     vtep: IpAddr,
     hops: &[FirstHop],
     ends: &TunnelEnds,
+    mtu: u16,
 ) -> NextHopState {
     let slots = slots(hops)
         .into_iter()
-        .filter_map(|hop| tunnel(underlay, vtep, hop, ends));
+        .filter_map(|hop| tunnel(underlay, vtep, hop, ends, mtu));
     let mut slots: Vec<Tunnel> = slots.collect();
     match (slots.len(), slots.pop()) {
         (_, None) => NextHopState::Unresolved,
@@ -212,6 +265,7 @@ fn tunnel(
     vtep: IpAddr,
     first_hop: &FirstHop,
     ends: &TunnelEnds,
+    mtu: u16,
 ) -> Option<Tunnel> {
     Some(Tunnel::new(&TunnelParams {
         outer_source_mac: underlay.mac,
@@ -225,13 +279,14 @@ fn tunnel(
         inner_destination_mac: ends.remote_mac,
         hop_limit: HOP_LIMIT,
         dscp: ends.dscp,
+        mtu,
     }))
 }
 
 /// The longest IP packet, in bytes, that fits into a tunnel from this address on an underlay of
 /// this MTU (bytes). What a tunnel adds does not depend on where it leads, so any header of the
 /// family answers for all.
-pub(crate) fn overlay_mtu(underlay_mtu: u32, own: IpAddr, vni: Vni) -> u16 {
+pub(crate) fn overlay_mtu(underlay_mtu: u32, own: IpAddr) -> u16 {
     let nowhere = Tunnel::new(&TunnelParams {
         outer_source_mac: MacAddr([0; 6]),
         outer_destination_mac: MacAddr([0; 6]),
@@ -239,13 +294,14 @@ pub(crate) fn overlay_mtu(underlay_mtu: u32, own: IpAddr, vni: Vni) -> u16 {
         destination: own,
         udp_port: 0,
         udp_checksum6: false,
-        vni,
+        vni: Vni::from_bytes([0; 3]),
         inner_source_mac: MacAddr([0; 6]),
         inner_destination_mac: MacAddr([0; 6]),
         hop_limit: HOP_LIMIT,
         dscp: Dscp::default(),
+        mtu: u16::try_from(underlay_mtu).unwrap_or(u16::MAX),
     });
-    nowhere.room(u16::try_from(underlay_mtu).unwrap_or(u16::MAX))
+    nowhere.room()
 }
 
 #[cfg(test)]
@@ -266,13 +322,18 @@ mod tests {
                 gateway,
                 weight: 1,
             },
+            name: (interface != 3).then(|| "eth9".into()),
             neighbour,
         }
     }
 
     fn first_hops(paths: &[ObservedPath]) -> Result<Vec<FirstHop>, Unresolved> {
         let paths = paths.to_vec();
-        super::first_hops(3, VTEP, &ObservedVtep { paths })
+        let observed = ObservedVtep {
+            paths,
+            ..ObservedVtep::default()
+        };
+        super::first_hops(3, VTEP, &observed)
     }
 
     fn neighbour(state: NeighbourState) -> Neighbour {
@@ -298,7 +359,8 @@ mod tests {
     #[test]
     fn a_route_by_another_interface_is_not_followed() {
         let other = path(1, None, None);
-        assert_eq!(first_hops(&[other]), Err(Unresolved::OtherInterface(1)));
+        let elsewhere = Err(Unresolved::OtherInterface("eth9".into()));
+        assert_eq!(first_hops(std::slice::from_ref(&other)), elsewhere);
         let known = path(3, None, Some(neighbour(NeighbourState::Valid)));
         assert_eq!(first_hops(&[other, known]), Ok(vec![hop(VTEP, 1)]));
     }
@@ -333,8 +395,12 @@ mod tests {
         let dead = path(3, Some(GATEWAY), Some(neighbour(NeighbourState::Failed)));
         let pending = path(3, Some(GATEWAY), None);
         let known = path(3, None, Some(neighbour(NeighbourState::Valid)));
-        assert_eq!(first_hops(&[dead, known]), Ok(vec![hop(VTEP, 1)]));
-        assert_eq!(first_hops(&[known, known]).map(|hops| hops.len()), Ok(2));
+        let both = [dead.clone(), known.clone()];
+        assert_eq!(first_hops(&both), Ok(vec![hop(VTEP, 1)]));
+        assert_eq!(
+            first_hops(&[known.clone(), known]).map(|hops| hops.len()),
+            Ok(2)
+        );
         // The reason is that of the first.
         let failed = Err(Unresolved::NeighbourFailed(GATEWAY));
         assert_eq!(first_hops(&[dead, pending]), failed);
@@ -362,11 +428,29 @@ mod tests {
     }
 
     #[test]
+    fn the_mtu_is_the_least_that_is_known() {
+        let mtu = |kernel, told| {
+            let mtu = tunnel_mtu(1500, Limits { kernel, told });
+            (mtu.bytes, mtu.by)
+        };
+        assert_eq!(mtu(None, None), (1500, MtuBy::Interface));
+        let same = Some((1500, MtuBy::Route));
+        assert_eq!(mtu(same, None), (1500, MtuBy::Interface));
+        let route = Some((1400, MtuBy::Route));
+        assert_eq!(mtu(route, None), (1400, MtuBy::Route));
+        assert_eq!(mtu(route, Some(1450)), (1400, MtuBy::Route));
+        assert_eq!(mtu(route, Some(1300)), (1300, MtuBy::Path));
+        let more = Some((9000, MtuBy::Path));
+        assert_eq!(mtu(more, None), (1500, MtuBy::Interface));
+        let jumbo = tunnel_mtu(100_000, Limits::default());
+        assert_eq!(jumbo.bytes, u16::MAX);
+    }
+
+    #[test]
     fn the_overlay_mtu_is_what_the_tunnel_leaves() {
-        let vni = Vni::new(1).unwrap();
-        assert_eq!(overlay_mtu(1500, VTEP, vni), 1450);
-        assert_eq!(overlay_mtu(9000, VTEP, vni), 8950);
-        assert_eq!(overlay_mtu(20, VTEP, vni), 0);
-        assert_eq!(overlay_mtu(1500, "2001:db8::1".parse().unwrap(), vni), 1430);
+        assert_eq!(overlay_mtu(1500, VTEP), 1450);
+        assert_eq!(overlay_mtu(9000, VTEP), 8950);
+        assert_eq!(overlay_mtu(20, VTEP), 0);
+        assert_eq!(overlay_mtu(1500, "2001:db8::1".parse().unwrap()), 1430);
     }
 }

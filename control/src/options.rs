@@ -1,13 +1,20 @@
 //! What the agent is to bring about.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::path::PathBuf;
 
 use ipnet::IpNet;
 use viaduct_encap::ecn::Dscp;
-use viaduct_encap::{MacAddr, Vni};
-use viaduct_fib::{Limits, MAX_NETWORKS, MAX_PORTS};
+use viaduct_encap::{MacAddr, Vni, VtepMacs};
+use viaduct_fib::{Limits, MAX_NETWORKS, MAX_PORTS, MAX_TUNNELS};
+
+/// Routes at most: while they change, the table has the old tunnels beside the new ones.
+pub(crate) const MAX_WAYS: usize = MAX_TUNNELS as usize / 2;
+
+use crate::binding::Binding;
+pub use crate::own_addresses::OwnAddresses;
+use crate::place::Place;
 
 /// The desired state: networks, pods and routes of this node.
 #[derive(Clone, Debug)]
@@ -20,6 +27,10 @@ pub struct AgentOptions {
     pub ports: Vec<PortOptions>,
     /// The ways to other nodes.
     pub routes: Vec<RouteOptions>,
+    /// Where other nodes may be found, beside those that routes lead to.
+    pub peers: Vec<IpAddr>,
+    /// The UDP port of this node's gossip, if it gossips.
+    pub gossip_port: Option<u16>,
     /// The longest IP packet that workers can carry on a link, in bytes.
     pub max_mtu: u32,
     /// What happens to the pods at the end: given back to the kernel, or left as they are, for
@@ -32,6 +43,8 @@ pub struct AgentOptions {
 /// How the kernel is made able to carry the first network.
 #[derive(Clone, Debug)]
 pub struct SlowPathOptions {
+    /// This node's name, by which what is made is known as its.
+    pub node: String,
     /// The name of the VXLAN device, where none has to be adopted.
     pub device: String,
     /// The same for the one over IPv6.
@@ -42,6 +55,8 @@ pub struct SlowPathOptions {
     pub remove_at_end: bool,
     /// Where to write down what kernel settings were.
     pub saved: PathBuf,
+    /// The network namespace that they are of.
+    pub place: Place,
 }
 
 /// The interface towards the other nodes.
@@ -51,87 +66,13 @@ pub struct UnderlayOptions {
     pub name: String,
     /// Those that it must have; of a family without one, any will do.
     pub fixed: OwnAddresses,
-    /// This node's addresses on it at the start: the sources of outer packets.
+    /// This node's addresses on it, the sources of outer packets, as far as they are known: at the
+    /// start those that are fixed.
     pub addresses: OwnAddresses,
 }
 
-/// This node's underlay addresses, at most one of a family.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct OwnAddresses {
-    /// For VTEPs with IPv4 addresses.
-    pub v4: Option<Ipv4Addr>,
-    /// For VTEPs with IPv6 addresses.
-    pub v6: Option<Ipv6Addr>,
-}
-
-impl OwnAddresses {
-    /// The address of the family of another.
-    pub fn like(self, other: IpAddr) -> Option<IpAddr> {
-        match other {
-            IpAddr::V4(_) => self.v4.map(IpAddr::V4),
-            IpAddr::V6(_) => self.v6.map(IpAddr::V6),
-        }
-    }
-
-    /// Those that there are.
-    pub fn iter(self) -> impl Iterator<Item = IpAddr> {
-        let v4 = self.v4.map(IpAddr::V4);
-        v4.into_iter().chain(self.v6.map(IpAddr::V6))
-    }
-
-    /// Which of an interface's addresses are the node's, by family: the `fixed` one; else the
-    /// current one while it is there; else the first that other nodes can reach (not link-local).
-    #[must_use]
-    pub fn choose(fixed: Self, current: Self, there: &[IpAddr]) -> Self {
-        let v4 = there.iter().filter_map(|address| match address {
-            IpAddr::V4(address) if !address.is_link_local() => Some(*address),
-            _ => None,
-        });
-        let v6 = there.iter().filter_map(|address| match address {
-            IpAddr::V6(address) if !address.is_unicast_link_local() => Some(*address),
-            _ => None,
-        });
-        Self {
-            v4: choose(fixed.v4, current.v4, v4),
-            v6: choose(fixed.v6, current.v6, v6),
-        }
-    }
-
-    /// These, and of families that these lack, those of another.
-    #[must_use]
-    pub(crate) fn or(self, other: Self) -> Self {
-        Self {
-            v4: self.v4.or(other.v4),
-            v6: self.v6.or(other.v6),
-        }
-    }
-
-    /// Those of them that `keep` says.
-    pub(crate) fn only(self, keep: impl Fn(IpAddr) -> bool) -> Self {
-        Self {
-            v4: self.v4.filter(|&address| keep(address.into())),
-            v6: self.v6.filter(|&address| keep(address.into())),
-        }
-    }
-}
-
-fn choose<A: PartialEq + Copy>(
-    fixed: Option<A>,
-    current: Option<A>,
-    there: impl Iterator<Item = A> + Clone,
-) -> Option<A> {
-    let first = there.clone().next();
-    match fixed {
-        Some(fixed) => there.into_iter().find(|&address| address == fixed),
-        None => there
-            .into_iter()
-            .find(|&address| Some(address) == current)
-            .or(first),
-    }
-}
-
 /// An overlay network.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct NetworkOptions {
     /// The name that status and errors show.
     pub name: String,
@@ -139,8 +80,8 @@ pub struct NetworkOptions {
     pub vni: Vni,
     /// The UDP port of its VXLAN packets, here and at the other nodes.
     pub udp_port: u16,
-    /// This node's VTEP MAC in it.
-    pub vtep_mac: MacAddr,
+    /// This node's VTEP MACs in it.
+    pub vtep_macs: VtepMacs,
     /// Whether the kernel's VXLAN device over IPv6 computes outer UDP checksums.
     pub udp_checksum6: bool,
     /// DSCP of outer packets.
@@ -168,10 +109,34 @@ pub struct PortOptions {
     pub mac: Option<MacAddr>,
     /// How much it may send and receive.
     pub limits: Limits,
+    /// Which interface of that name is the pod's.
+    pub binding: Binding,
+}
+
+impl PortOptions {
+    /// Whether both are the same pod, wanted in the same way: what is known of its interface may
+    /// differ.
+    pub(crate) fn is_same_pod(&self, other: &Self) -> bool {
+        let Self {
+            name,
+            interface,
+            network,
+            addresses,
+            mac,
+            limits,
+            binding: _,
+        } = self;
+        *name == other.name
+            && *interface == other.interface
+            && *network == other.network
+            && *addresses == other.addresses
+            && *mac == other.mac
+            && *limits == other.limits
+    }
 }
 
 /// The way to another node's pods in one network.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct RouteOptions {
     /// The network: a place in [`AgentOptions::networks`].
     pub network: usize,
@@ -233,23 +198,156 @@ pub enum OptionsError {
         /// The network's name.
         network: String,
     },
+    /// More than a forwarding table holds.
+    #[error("cannot use {0} routes: at most {MAX_WAYS} are supported; remove some")]
+    TooManyRoutes(usize),
+    /// The route would contradict another one, or this node.
+    #[error("cannot use the route to {vtep} in network {network}: {why}; correct one")]
+    Route {
+        /// The node that the route leads to.
+        vtep: IpAddr,
+        /// The network's name.
+        network: String,
+        /// What it contradicts.
+        why: String,
+    },
+}
+
+/// Why no VTEP can have an address.
+pub(crate) fn unusable_vtep(address: IpAddr) -> Option<&'static str> {
+    match address {
+        IpAddr::V4(v4) if v4.is_multicast() => Some("a multicast address"),
+        IpAddr::V6(v6) if v6.is_multicast() => Some("a multicast address"),
+        _ if address.is_loopback() => Some("a loopback address"),
+        IpAddr::V4(v4) if v4.octets()[0] == 0 => Some("an unspecified address"),
+        IpAddr::V6(v6) if v6.is_unspecified() => Some("an unspecified address"),
+        IpAddr::V4(v4) if v4.is_broadcast() => Some("the broadcast address"),
+        // It would have to be told the interface with each use.
+        IpAddr::V6(v6) if v6.is_unicast_link_local() => Some("link-local"),
+        IpAddr::V6(v6) if v6.to_ipv4_mapped().is_some() => Some("an IPv4-mapped address"),
+        _ => None,
+    }
+}
+
+/// What routes have taken so far, to find two that contradict each other.
+#[derive(Default)]
+struct Taken {
+    /// The MAC of each VTEP.
+    macs: BTreeMap<(usize, IpAddr), MacAddr>,
+    /// The VTEP of each MAC, by the family of the underlay: the kernel has a device for each.
+    vteps: BTreeMap<(usize, bool, MacAddr), IpAddr>,
+    /// The VTEP of the node that has each address.
+    addresses: BTreeMap<IpAddr, IpAddr>,
+    /// The addresses of this node's pods.
+    pods: BTreeSet<(usize, IpNet)>,
 }
 
 impl AgentOptions {
-    /// Checks what needs no look at the kernel or the forwarding table.
+    /// Checks what needs no look at the kernel or the forwarding table. What [`merge`] wants passes.
     ///
     /// # Errors
     ///
     /// The first contradiction.
-    pub(crate) fn check(&self) -> Result<(), OptionsError> {
+    ///
+    /// [`merge`]: crate::sources::merge
+    pub fn check(&self) -> Result<(), OptionsError> {
+        self.check_table()?;
+        if self.routes.len() > MAX_WAYS {
+            return Err(OptionsError::TooManyRoutes(self.routes.len()));
+        }
+        let mut taken = Taken::default();
+        for port in &self.ports {
+            let addresses = port.addresses.iter().copied().map(IpNet::from);
+            taken.pods.extend(addresses.map(|a| (port.network, a)));
+        }
+        for route in &self.routes {
+            self.check_node(route, &mut taken)?;
+        }
+        Ok(())
+    }
+
+    /// Checks what the forwarding table needs.
+    ///
+    /// # Errors
+    ///
+    /// The first contradiction.
+    pub(crate) fn check_table(&self) -> Result<(), OptionsError> {
         if self.networks.len() > usize::from(MAX_NETWORKS) {
             return Err(OptionsError::TooManyNetworks(self.networks.len()));
         }
-        if self.ports.len() >= usize::from(MAX_PORTS) {
-            return Err(OptionsError::TooManyPorts(self.ports.len()));
+        self.check_ports(&self.ports)?;
+        let mut prefixes = BTreeSet::new();
+        for route in &self.routes {
+            self.check_route(route)?;
+            let mut all = route.prefixes.iter();
+            let mut twice = |prefix: IpNet| !prefixes.insert((route.network, prefix));
+            if let Some(&prefix) = all.find(|&&prefix| twice(prefix)) {
+                let vtep = route.vtep;
+                return Err(OptionsError::PrefixTwice { prefix, vtep });
+            }
+        }
+        Ok(())
+    }
+
+    /// Checks a route's VTEP, MAC and addresses against those of the routes before it.
+    fn check_node(&self, route: &RouteOptions, taken: &mut Taken) -> Result<(), OptionsError> {
+        let vtep = route.vtep;
+        let mac = route.vtep_mac;
+        let Some(network) = self.networks.get(route.network) else {
+            return Ok(());
+        };
+        let fail = |why: String| {
+            let network = network.name.clone();
+            Err(OptionsError::Route { vtep, network, why })
+        };
+        let networks = self.networks.iter();
+        let clusters: Vec<_> = networks.flat_map(|n| &n.cluster_prefixes).collect();
+        for address in std::iter::once(&vtep).chain(&route.addresses) {
+            if let Some(kind) = unusable_vtep(*address) {
+                return fail(format!("{address} is {kind}"));
+            }
+            if let Some(cluster) = clusters.iter().find(|c| c.contains(address)) {
+                return fail(format!("{address} lies in the cluster prefix {cluster}"));
+            }
+        }
+        if mac == network.vtep_macs.over(vtep) {
+            return fail(format!("{mac} is this node's own VTEP MAC"));
+        }
+        let known = *taken.macs.entry((route.network, vtep)).or_insert(mac);
+        if known != mac {
+            return fail(format!("the VTEP has the MAC {known} in another route"));
+        }
+        let key = (route.network, vtep.is_ipv4(), mac);
+        let other = *taken.vteps.entry(key).or_insert(vtep);
+        if other != vtep {
+            return fail(format!("{mac} is the MAC of VTEP {other}"));
+        }
+        for address in std::iter::once(&vtep).chain(&route.addresses) {
+            let other = *taken.addresses.entry(*address).or_insert(vtep);
+            if other != vtep {
+                return fail(format!("{address} is of the node at {other}"));
+            }
+        }
+        for prefix in &route.prefixes {
+            // A part of it may be another node's, whose pod has moved there.
+            let mut own = network.pod_prefixes.iter();
+            if let Some(own) = own.find(|own| prefix.contains(*own)) {
+                return fail(format!("{prefix} has this node's own {own} in it"));
+            }
+            if taken.pods.contains(&(route.network, *prefix)) {
+                return fail(format!("{prefix} is a pod's of this node"));
+            }
+        }
+        Ok(())
+    }
+
+    /// Whether these pods could be had.
+    pub(crate) fn check_ports(&self, ports: &[PortOptions]) -> Result<(), OptionsError> {
+        if ports.len() >= usize::from(MAX_PORTS) {
+            return Err(OptionsError::TooManyPorts(ports.len()));
         }
         let mut interfaces = BTreeSet::new();
-        for port in &self.ports {
+        for port in ports {
             self.network(port.network, || format!("pod {}", port.name))?;
             if !interfaces.insert(&port.interface) {
                 return Err(OptionsError::InterfaceTwice {
@@ -258,19 +356,11 @@ impl AgentOptions {
                 });
             }
         }
-        let mut prefixes = BTreeSet::new();
-        for route in &self.routes {
-            self.check_route(route)?;
-            let mut all = route.prefixes.iter();
-            if let Some(&prefix) = all.find(|&&prefix| !prefixes.insert((route.network, prefix))) {
-                let vtep = route.vtep;
-                return Err(OptionsError::PrefixTwice { prefix, vtep });
-            }
-        }
         Ok(())
     }
 
-    fn check_route(&self, route: &RouteOptions) -> Result<(), OptionsError> {
+    /// Whether a route is sound by itself.
+    pub(crate) fn check_route(&self, route: &RouteOptions) -> Result<(), OptionsError> {
         let network = self.network(route.network, || format!("the route to {}", route.vtep))?;
         let outside = |prefix: &&IpNet| {
             let clusters = &network.cluster_prefixes;

@@ -15,9 +15,11 @@ pub struct AgentStatus {
     /// This node's pods, by number.
     pub ports: Vec<PortStatus>,
     /// The ways to other nodes, in the order of the options.
-    pub routes: Vec<RouteStatus>,
+    pub routes: RouteList,
     /// The epoch of the forwarding table that was published last.
     pub epoch: u64,
+    /// The underlay interface's name: the configured one, unless it was renamed since the start.
+    pub underlay_interface: String,
     /// This node's addresses on the underlay.
     pub underlay_addresses: Vec<IpAddr>,
     /// Why the underlay cannot be used; none if it can.
@@ -35,15 +37,11 @@ pub struct SlowPathStatus {
     pub adopted: bool,
     /// What is wrong, in sentences.
     pub problems: Vec<String>,
+    /// What is as it may be, and good to know, in sentences.
+    pub notes: Vec<String>,
     /// How many things have been added since all was there for the first time: new pods' and
     /// routes', and what somebody else had removed.
     pub added: u64,
-    /// The firewall rules that are wanted.
-    #[serde(skip)]
-    pub(crate) ruleset: String,
-    /// What others' firewall rules were found to do.
-    #[serde(skip)]
-    pub(crate) obstacles: Vec<String>,
 }
 
 /// A pod's state.
@@ -55,6 +53,9 @@ pub struct PortStatus {
     pub name: String,
     /// The host's end of its veth pair.
     pub interface: String,
+    /// The name that the interface is configured with, if it was renamed since.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub renamed_from: Option<String>,
     /// Its network's name.
     pub network: String,
     /// Its addresses.
@@ -80,6 +81,71 @@ pub enum PortState {
         /// Why not.
         reason: String,
     },
+}
+
+/// The ways to other nodes' prefixes. Copies share what they show: a change of one node's way
+/// costs the same however many prefixes there are.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct RouteList(Arc<Vec<NodeRoutes>>);
+
+/// One of the wanted routes, with its state.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct NodeRoutes {
+    pub(crate) route: Arc<NodeRoute>,
+    pub(crate) state: Arc<RouteState>,
+}
+
+/// What is wanted of a route.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) struct NodeRoute {
+    /// The network's name.
+    pub(crate) network: String,
+    pub(crate) prefixes: Vec<IpNet>,
+    pub(crate) vtep: IpAddr,
+    pub(crate) vtep_mac: MacAddr,
+    /// The tunnel's number.
+    pub(crate) tunnel: u32,
+}
+
+impl RouteList {
+    pub(crate) fn new(entries: &Arc<Vec<NodeRoutes>>) -> Self {
+        Self(Arc::clone(entries))
+    }
+
+    /// How many prefixes there are.
+    pub fn len(&self) -> usize {
+        self.0.iter().map(|entry| entry.route.prefixes.len()).sum()
+    }
+
+    /// Whether there are none.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// The first of them.
+    pub fn first(&self) -> Option<RouteStatus> {
+        self.iter().next()
+    }
+
+    /// One after another.
+    pub fn iter(&self) -> impl Iterator<Item = RouteStatus> {
+        self.0.iter().flat_map(|NodeRoutes { route, state }| {
+            route.prefixes.iter().map(|&prefix| RouteStatus {
+                network: route.network.clone(),
+                prefix,
+                vtep: route.vtep,
+                vtep_mac: route.vtep_mac,
+                tunnel: route.tunnel,
+                state: RouteState::clone(state),
+            })
+        })
+    }
+}
+
+impl Serialize for RouteList {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_seq(self.iter())
+    }
 }
 
 /// The state of the way to one prefix.
@@ -109,12 +175,33 @@ pub enum RouteState {
     Resolved {
         /// Where outer frames go first; of several, each flow takes one.
         next_hops: Vec<NextHopStatus>,
+        /// The longest outer packet, in bytes, that the way takes.
+        mtu: u16,
+        /// What limits it.
+        mtu_by: MtuBy,
+        /// The longest packet of a pod, in bytes, that fits into one.
+        pod_mtu: u16,
+        /// What is wrong with the way, in a sentence; none if nothing is.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        warning: Option<String>,
     },
     /// They are dropped.
     Unresolved {
         /// Why.
         reason: String,
     },
+}
+
+/// What limits the length of outer packets.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum MtuBy {
+    /// The underlay interface's MTU.
+    Interface,
+    /// The route's metric (`ip route ... mtu`).
+    Route,
+    /// What a router on the way has answered (path MTU discovery).
+    Path,
 }
 
 /// A first hop on the underlay.
@@ -175,6 +262,7 @@ mod tests {
             id: 1,
             name: "a".into(),
             interface: "pod-a".into(),
+            renamed_from: None,
             network: "default".into(),
             addresses: vec!["10.42.1.10".parse().unwrap()],
             mac: Some(MacAddr([2, 0, 0, 0, 0, 1])),
@@ -199,11 +287,17 @@ mod tests {
                     mac: MacAddr([2, 0, 0, 0, 0, 3]),
                     weight: 1,
                 }],
+                mtu: 1400,
+                mtu_by: MtuBy::Path,
+                pod_mtu: 1350,
+                warning: None,
             },
         };
         let json = serde_json::to_value(&route).unwrap();
         assert_eq!(json["state"], "resolved");
         assert_eq!(json["next_hops"][0]["address"], "192.0.2.2");
         assert_eq!(json["next_hops"][0]["mac"], "02:00:00:00:00:03");
+        assert_eq!(json["mtu"], 1400);
+        assert_eq!(json["mtu_by"], "path");
     }
 }

@@ -5,11 +5,12 @@ use std::net::{IpAddr, Ipv4Addr};
 use std::sync::{Arc, Mutex};
 
 use ipnet::IpNet;
-use viaduct_encap::{MacAddr, Vni};
+use proptest::prelude::{Strategy, any};
+use viaduct_encap::{MacAddr, Vni, VtepMacs};
 use viaduct_fib::{NetworkId, PortId, Reader};
 
 use crate::data_plane::{DataPlane, DataPlaneError, PodSide};
-use crate::kernel::{LinkInfo, Neighbour, NeighbourState, RouteTo};
+use crate::kernel::{InterfaceAddress, LinkInfo, Neighbour, NeighbourState, RouteTo};
 use crate::observe::{ObservedPath, ObservedPort, ObservedUnderlay, ObservedVtep};
 use crate::options::{
     AgentOptions, NetworkOptions, OwnAddresses, PortOptions, RouteOptions, UnderlayOptions,
@@ -34,6 +35,7 @@ pub(crate) fn options() -> AgentOptions {
         addresses: addresses.iter().map(|a| a.parse().unwrap()).collect(),
         mac: None,
         limits: viaduct_fib::Limits::default(),
+        binding: crate::binding::Binding::Name,
     };
     AgentOptions {
         underlay: UnderlayOptions {
@@ -48,7 +50,7 @@ pub(crate) fn options() -> AgentOptions {
             name: "default".into(),
             vni: Vni::new(1).unwrap(),
             udp_port: 8472,
-            vtep_mac: mac(0xa1),
+            vtep_macs: VtepMacs::both(mac(0xa1)),
             udp_checksum6: false,
             dscp: viaduct_encap::ecn::Dscp::default(),
             pod_prefixes: prefixes(&["10.42.1.0/24", "fd00:42:1::/64"]),
@@ -66,10 +68,52 @@ pub(crate) fn options() -> AgentOptions {
             udp_checksum6: false,
             vtep_mac: mac(0xa2),
         }],
+        peers: Vec::new(),
+        gossip_port: None,
         max_mtu: 9000,
         keep_ports: false,
         slow_path: None,
     }
+}
+
+/// The way to the n-th node of the documentation's network, with its prefix.
+pub(crate) fn route(n: u8) -> RouteOptions {
+    RouteOptions {
+        network: 0,
+        prefixes: vec![IpNet::new([10, 42, n, 0].into(), 24).unwrap()],
+        addresses: Vec::new(),
+        vtep: IpAddr::from([192, 0, 2, n]),
+        udp_checksum6: false,
+        vtep_mac: mac(n),
+    }
+}
+
+/// Lists of routes that differ in little, and contradict each other now and then.
+pub(crate) fn route_lists() -> impl Strategy<Value = Vec<RouteOptions>> {
+    const PREFIXES: [&str; 5] = [
+        "10.42.2.0/24",
+        "10.42.2.0/25",
+        "10.42.3.0/24",
+        "fd00:42:2::/64",
+        "fd00:42:3::/64",
+    ];
+    let prefixes = proptest::sample::subsequence(PREFIXES.to_vec(), 0..3);
+    let one = (2_u8..6, 0_u8..20, any::<bool>(), prefixes, 0_usize..9);
+    let one = one.prop_map(|(n, other_mac, six, prefixes, network)| {
+        let mut route = route(n);
+        route
+            .prefixes
+            .extend(prefixes.iter().map(|it| it.parse::<IpNet>().unwrap()));
+        if other_mac == 0 {
+            route.vtep_mac = mac(2);
+        }
+        if six {
+            route.addresses = vec![IpAddr::from([0xfd99, 0, 0, 0, 0, 0, 0, n.into()])];
+        }
+        route.network = usize::from(network == 8);
+        route
+    });
+    proptest::collection::vec(one, 0..6)
 }
 
 pub(crate) fn link(index: u32, name: &str) -> LinkInfo {
@@ -90,8 +134,19 @@ pub(crate) fn link(index: u32, name: &str) -> LinkInfo {
 pub(crate) fn underlay() -> ObservedUnderlay {
     ObservedUnderlay {
         link: Some(link(UNDERLAY, "eth1")),
-        addresses: options().underlay.addresses.iter().collect(),
+        addresses: on_underlay(&["192.0.2.1/24"]),
     }
+}
+
+/// These addresses, on the underlay.
+pub(crate) fn on_underlay(all: &[&str]) -> Vec<InterfaceAddress> {
+    let one = |address: &&str| InterfaceAddress {
+        interface: UNDERLAY,
+        address: address.parse().unwrap(),
+        flags: 0,
+        protocol: None,
+    };
+    all.iter().map(one).collect()
 }
 
 /// Pod `a`, or the interface that has taken its place.
@@ -113,6 +168,8 @@ pub(crate) fn no_pod() -> ObservedPort {
 pub(crate) fn vtep(state: NeighbourState, mac: MacAddr) -> ObservedVtep {
     ObservedVtep {
         paths: vec![path(None, state, mac)],
+        interfaces: vec![UNDERLAY],
+        mtu: None,
     }
 }
 
@@ -124,6 +181,7 @@ pub(crate) fn path(gateway: Option<IpAddr>, state: NeighbourState, mac: MacAddr)
             gateway,
             weight: 1,
         },
+        name: None,
         neighbour: Some(Neighbour {
             mac: Some(mac),
             state,

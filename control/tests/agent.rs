@@ -11,11 +11,11 @@ use ipnet::IpNet;
 use tokio::sync::oneshot;
 use viaduct_control::kernel::{Kernel, LinkInfo};
 use viaduct_control::{
-    Agent, AgentError, AgentOptions, DataPlane, DataPlaneError, NetworkOptions, OwnAddresses,
-    PodSide, PortOptions, PortState, PortStatus, RouteOptions, RouteState, RouteStatus,
-    StatusHandle, UnderlayOptions,
+    Agent, AgentOptions, DataPlane, DataPlaneError, NetworkOptions, OwnAddresses, PodSide,
+    PortOptions, PortState, PortStatus, RouteOptions, RouteState, RouteStatus, StatusHandle,
+    UnderlayOptions,
 };
-use viaduct_encap::{MacAddr, Vni};
+use viaduct_encap::{MacAddr, Vni, VtepMacs};
 use viaduct_fib::{NextHopState, PortId, Publisher, ReaderFactory, TunnelId};
 
 const NODE_MAC: MacAddr = MacAddr([2, 0, 0, 0, 1, 1]);
@@ -159,7 +159,7 @@ fn options() -> AgentOptions {
             name: "default".into(),
             vni: Vni::new(1).unwrap(),
             udp_port: 8472,
-            vtep_mac: MacAddr([2, 0, 0, 0, 9, 1]),
+            vtep_macs: VtepMacs::both(MacAddr([2, 0, 0, 0, 9, 1])),
             udp_checksum6: false,
             dscp: viaduct_encap::ecn::Dscp::default(),
             pod_prefixes: vec!["10.42.1.0/24".parse().unwrap()],
@@ -172,6 +172,7 @@ fn options() -> AgentOptions {
             addresses: vec!["10.42.1.10".parse().unwrap()],
             mac: None,
             limits: viaduct_fib::Limits::default(),
+            binding: viaduct_control::Binding::Name,
         }],
         routes: vec![RouteOptions {
             network: 0,
@@ -181,6 +182,8 @@ fn options() -> AgentOptions {
             udp_checksum6: false,
             vtep_mac: MacAddr([2, 0, 0, 0, 9, 2]),
         }],
+        peers: Vec::new(),
+        gossip_port: None,
         max_mtu: 1600,
         keep_ports: false,
         slow_path: None,
@@ -196,14 +199,7 @@ struct Running {
 
 impl Running {
     async fn route(&self, what: &str, wanted: impl Fn(&RouteStatus) -> bool) -> RouteStatus {
-        let look = async || {
-            self.status
-                .get()
-                .routes
-                .first()
-                .filter(|r| wanted(r))
-                .cloned()
-        };
+        let look = async || self.status.get().routes.first().filter(|r| wanted(r));
         eventually(what, look).await
     }
 
@@ -250,7 +246,7 @@ async fn with_agent(test: impl AsyncFnOnce(&Running)) {
 }
 
 fn resolved_to(mac: MacAddr) -> impl Fn(&RouteStatus) -> bool {
-    move |route| matches!(&route.state, RouteState::Resolved { next_hops } if next_hops[0].mac == mac)
+    move |route| matches!(&route.state, RouteState::Resolved { next_hops, .. } if next_hops[0].mac == mac)
 }
 
 fn unresolved_because(text: &str) -> impl Fn(&RouteStatus) -> bool {
@@ -275,7 +271,7 @@ fn next_hops_follow_the_kernel() {
         site.peer.ip("address add 192.0.2.3/24 dev eth1");
         site.node.ip("route add 192.0.2.2/32 via 192.0.2.3");
         let router: IpAddr = [192, 0, 2, 3].into();
-        let by_router = |route: &RouteStatus| matches!(&route.state, RouteState::Resolved { next_hops } if next_hops[0].address == router);
+        let by_router = |route: &RouteStatus| matches!(&route.state, RouteState::Resolved { next_hops, .. } if next_hops[0].address == router);
         agent.route("by a router", by_router).await;
 
         site.node.ip("route replace unreachable 192.0.2.2/32");
@@ -286,7 +282,7 @@ fn next_hops_follow_the_kernel() {
 
         site.node.ip("route add 192.0.2.2/32 dev pod-a");
         agent
-            .route("elsewhere", unresolved_because("another interface"))
+            .route("elsewhere", unresolved_because("another interface (pod-a)"))
             .await;
         site.node.ip("route del 192.0.2.2/32 dev pod-a");
         agent.route("back again", resolved_to(PEER_MAC)).await;
@@ -302,15 +298,14 @@ fn tunnels_follow_the_underlay() {
         let before = agent.next_hop();
         site.node
             .ip("link set eth1 address 02:00:00:00:01:77 mtu 1400");
-        let mtu = async || {
-            let reader = agent.readers.reader();
-            let fib = reader.load();
-            fib.networks()
-                .next()
-                .filter(|(_, n)| n.underlay_mtu == 1400)
-                .map(drop)
+        let short =
+            |route: &RouteStatus| matches!(&route.state, RouteState::Resolved { mtu: 1400, .. });
+        agent.route("the underlay's MTU", short).await;
+        let room = async || match agent.next_hop() {
+            NextHopState::Resolved(tunnel) => (tunnel.room() == 1350).then_some(()),
+            _ => None,
         };
-        eventually("the overlay's MTU", mtu).await;
+        eventually("the tunnel's room", room).await;
         let changed = async || match agent.next_hop() {
             NextHopState::Resolved(_) => (agent.next_hop() != before).then_some(()),
             _ => None,
@@ -390,15 +385,15 @@ fn pods_come_and_go() {
 }
 
 #[test]
-fn a_start_without_a_pod_or_underlay_fails_and_says_so() {
+fn a_start_without_a_pod_or_underlay_says_so_and_follows() {
     let site = Site::new();
     let start = async |options: AgentOptions| {
         let recorder = Recorder::default();
         let (publisher, _) = Publisher::new();
-        match Agent::start(options, publisher, recorder.clone()).await {
-            Ok(_) => panic!("it should not start"),
-            Err(error) => (error, recorder.calls()),
-        }
+        let agent = Agent::start(options, publisher, recorder.clone()).await;
+        let agent = agent.unwrap_or_else(|error| panic!("{error}"));
+        let status = agent.status().get();
+        (agent, status, recorder.calls())
     };
     site.node.run(|| async {
         let mut without = options();
@@ -406,29 +401,40 @@ fn a_start_without_a_pod_or_underlay_fails_and_says_so() {
         missing.name = "b".into();
         missing.interface = "pod-b".into();
         missing.addresses = vec!["10.42.1.11".parse().unwrap()];
-        without.ports.push(missing);
-        let (error, calls) = start(without).await;
-        let text = error.to_string();
-        assert!(text.contains("pod b") && text.contains("pod-b"), "{text}");
-        let undone = [
-            "underlay eth1",
-            "attach 1 pod-a",
-            "admit 1 10.42.1.10",
-            "expel 1 10.42.1.10",
-            "detach 1",
-            "no underlay",
-        ];
-        assert_eq!(calls, undone);
+        without.ports.insert(0, missing);
+        let (_, status, calls) = start(without).await;
+        assert!(matches!(&status.ports[0].state, PortState::Down { reason } if reason.contains("does not exist")));
+        assert_eq!(status.ports[1].state, PortState::Up);
+        assert_eq!(calls, ["underlay eth1", "attach 2 pod-a", "admit 1 10.42.1.10"]);
 
         let mut without = options();
         without.underlay.name = "eth9".into();
-        let (error, calls) = start(without).await;
-        assert!(matches!(error, AgentError::Underlay { .. }), "{error}");
-        assert_eq!(calls, [""; 0]);
+        without.underlay.addresses = OwnAddresses::default();
+        let (agent, status, calls) = start(without).await;
+        let problem = status.underlay_problem.clone().unwrap();
+        assert!(problem.contains("no such interface"), "{problem}");
+        assert_eq!(calls, ["attach 1 pod-a", "admit 1 10.42.1.10"]);
+        let mut watched = agent.status();
+        let (stop, stopped) = oneshot::channel::<()>();
+        let run = tokio::spawn(agent.run(async { drop(stopped.await) }));
+        site.node.ip("link set eth1 down");
+        site.node.ip("link set eth1 name eth9");
+        site.node.ip("link set eth9 up");
+        while watched.get().underlay_problem.is_some() {
+            assert!(watched.changed().await);
+        }
+        stop.send(()).unwrap();
+        run.await.unwrap();
+        site.node.ip("link set eth9 down");
+        site.node.ip("link set eth9 name eth1");
+        site.node.ip("link set eth1 up");
 
         let mut without = options();
-        without.underlay.fixed.v4 = Some(Ipv4Addr::new(192, 0, 2, 77));
-        let (error, _) = start(without).await;
-        assert!(matches!(error, AgentError::Underlay { .. }), "{error}");
+        let fixed = Some(Ipv4Addr::new(192, 0, 2, 77));
+        without.underlay.fixed.v4 = fixed;
+        without.underlay.addresses.v4 = fixed;
+        let (_, status, _) = start(without).await;
+        let problem = status.underlay_problem.clone().unwrap();
+        assert!(problem.contains("192.0.2.77"), "{problem}");
     });
 }

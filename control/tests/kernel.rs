@@ -6,7 +6,9 @@ use std::net::IpAddr;
 use std::time::Duration;
 
 use common::{Namespace, eventually};
-use viaduct_control::kernel::{Events, Kernel, KernelError, KernelEvent, NeighbourState, RouteTo};
+use viaduct_control::kernel::{
+    Events, Kernel, KernelError, KernelEvent, NeighbourState, RouteTo, UdpFlow,
+};
 use viaduct_encap::MacAddr;
 
 const MAC_A: MacAddr = MacAddr([2, 0, 0, 0, 0, 0xa]);
@@ -92,8 +94,9 @@ fn addresses_of_one_interface_and_of_all() {
         let index = kernel.link_by_name("a0").await.unwrap().index;
         let addresses = kernel.addresses(index).await.unwrap();
         for expected in ["192.0.2.1/24", "2001:db8::1/64"] {
+            let expected = expected.parse().unwrap();
             assert!(
-                addresses.contains(&expected.parse().unwrap()),
+                addresses.iter().any(|entry| entry.address == expected),
                 "{addresses:?}"
             );
         }
@@ -222,8 +225,46 @@ fn an_ipv4_route_by_an_ipv6_gateway() {
     });
 }
 
+#[test]
+fn rules_choose_by_source_protocol_and_port() {
+    let (a, _b) = pair();
+    a.ip("address add 192.0.2.77/24 dev a0");
+    a.ip("route add 203.0.113.0/24 via 192.0.2.2");
+    for (table, rule) in [
+        (100, "from 192.0.2.77"),
+        (101, "ipproto udp dport 4789"),
+        (102, "ipproto tcp"),
+    ] {
+        a.ip(&format!(
+            "route add 203.0.113.0/24 via 192.0.2.{table} table {table} mtu 1{table}"
+        ));
+        a.ip(&format!("rule add {rule} lookup {table} pref {table}"));
+    }
+    a.run(|| async {
+        let kernel = Kernel::open().unwrap();
+        let ask = async |source: &str, port| {
+            let flow = UdpFlow {
+                source: Some(source.parse().unwrap()),
+                destination: "203.0.113.9".parse().unwrap(),
+                port,
+            };
+            let routes = kernel.routes_of(&flow).await.unwrap();
+            let gateway = routes.ways.first().and_then(|way| way.gateway);
+            (
+                gateway.unwrap().to_string(),
+                routes.mtu.map(|mtu| mtu.bytes),
+            )
+        };
+        assert_eq!(ask("192.0.2.1", 8472).await, ("192.0.2.2".into(), None));
+        let by_source = ("192.0.2.100".into(), Some(1100));
+        assert_eq!(ask("192.0.2.77", 8472).await, by_source);
+        let by_port = ("192.0.2.101".into(), Some(1101));
+        assert_eq!(ask("192.0.2.1", 4789).await, by_port);
+    });
+}
+
 async fn wait_for(events: &mut Events, what: &str, wanted: impl Fn(&KernelEvent) -> bool) {
-    let search = async { while !wanted(&events.next().await.expect("the socket failed")) {} };
+    let search = async { while !wanted(&events.next().await.expect("the socket failed").event) {} };
     let found = tokio::time::timeout(Duration::from_secs(5), search).await;
     assert!(found.is_ok(), "no event: {what}");
 }
@@ -251,8 +292,15 @@ fn changes_come_as_events() {
         wait_for(&mut events, "MTU", new_mtu).await;
 
         a.ip("route add 203.0.113.0/24 via 192.0.2.2");
-        let route = |event: &KernelEvent| *event == KernelEvent::RouteChanged;
-        wait_for(&mut events, "route", route).await;
+        let route = KernelEvent::RouteChanged {
+            destination: "203.0.113.0/24".parse().unwrap(),
+            ours: false,
+        };
+        wait_for(&mut events, "route", |event| *event == route).await;
+
+        a.ip("rule add from 192.0.2.1 lookup 100");
+        let rule = |event: &KernelEvent| *event == KernelEvent::RuleChanged;
+        wait_for(&mut events, "rule", rule).await;
 
         a.ip("address add 192.0.2.99/24 dev a0");
         let address = KernelEvent::AddressChanged { interface: index };

@@ -1,6 +1,7 @@
 //! Link-layer addresses and VXLAN network identifiers.
 
 use std::fmt;
+use std::net::IpAddr;
 use std::str::FromStr;
 
 /// An Ethernet MAC address, 6 bytes in transmission order.
@@ -63,6 +64,31 @@ impl FromStr for MacAddr {
             .is_none()
             .then_some(Self(bytes))
             .ok_or(ParseMacError)
+    }
+}
+
+/// A VTEP's MACs, by the family of the underlay: flannel's two devices have one each.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct VtepMacs {
+    /// In packets over IPv4.
+    pub v4: MacAddr,
+    /// In packets over IPv6.
+    pub v6: MacAddr,
+}
+
+impl VtepMacs {
+    /// One for both.
+    pub const fn both(mac: MacAddr) -> Self {
+        Self { v4: mac, v6: mac }
+    }
+
+    /// That of packets over the family of this address.
+    #[inline]
+    pub const fn over(self, underlay: IpAddr) -> MacAddr {
+        match underlay {
+            IpAddr::V4(_) => self.v4,
+            IpAddr::V6(_) => self.v6,
+        }
     }
 }
 

@@ -10,15 +10,11 @@
 use std::net::IpAddr;
 
 use crate::ip::{Fragment, IpPacket, SCTP, TCP, UDP};
+use crate::layout::{tcp, udp};
 
 /// Bytes added side by side in [`sum`]: eight lanes of four bytes, which the
 /// compiler turns into vector additions.
 const BLOCK: usize = 32;
-
-/// Where TCP's checksum is (RFC 9293, section 3.1).
-const TCP_FIELD: usize = 16;
-/// Where UDP's is (RFC 768).
-const UDP_FIELD: usize = 6;
 
 /// Ones' complement sum of 16-bit words in network order, to be added to others
 /// and folded. An odd last byte counts as the high half of a word.
@@ -147,10 +143,36 @@ pub fn finish_partial(ip: &mut [u8], packet: &IpPacket) -> Finish {
         return Finish::NotApplicable;
     };
     match packet.protocol {
-        TCP => finish_sum(l4, packet, TCP_FIELD),
-        UDP => finish_sum(l4, packet, UDP_FIELD),
+        TCP => finish_sum(l4, packet, tcp::CHECKSUM),
+        UDP => finish_sum(l4, packet, udp::CHECKSUM),
         SCTP => finish_crc32c(l4),
         _ => Finish::NotApplicable,
+    }
+}
+
+/// Whether [`finish_partial`] would compute a checksum. Reads no payload.
+pub(crate) fn is_partial(ip: &[u8], packet: &IpPacket) -> bool {
+    if packet.fragment != Fragment::Whole {
+        return false;
+    }
+    let Some(l4) = ip.get(packet.l4_offset..packet.len) else {
+        return false;
+    };
+    let field = |at: usize| l4.get(at..).and_then(<[u8]>::first_chunk::<2>);
+    let mark = || {
+        fold(pseudo_header(
+            packet.src,
+            packet.dst,
+            packet.protocol,
+            l4.len(),
+        ))
+        .to_be_bytes()
+    };
+    match packet.protocol {
+        TCP => field(tcp::CHECKSUM).is_some_and(|sum| *sum == mark()),
+        UDP => field(udp::CHECKSUM).is_some_and(|sum| *sum == mark()),
+        SCTP => l4.get(8..12).is_some_and(|crc| crc == [0; 4]),
+        _ => false,
     }
 }
 
@@ -178,7 +200,7 @@ pub fn finish(l4: &mut [u8], field: usize) {
     // The field holds the pseudo-header's sum, so one sum over everything is
     // the whole checksum.
     let mut checksum = !fold(sum(l4));
-    if field == UDP_FIELD && checksum == 0 {
+    if field == udp::CHECKSUM && checksum == 0 {
         checksum = 0xffff; // RFC 768: zero means none
     }
     if let Some(bytes) = l4.get_mut(field..).and_then(<[u8]>::first_chunk_mut::<2>) {

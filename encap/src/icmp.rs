@@ -14,6 +14,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use crate::IpPacket;
 use crate::checksum::{fold, pseudo_header, sum};
+use crate::flow::flow_hash;
 use crate::ip::Fragment;
 
 const ICMP: u8 = 1;
@@ -25,7 +26,7 @@ const V6_LEN: usize = 40 + ICMP_LEN;
 const V4_MAX: usize = 576;
 /// The same for IPv6 (RFC 4443, section 2.4 c).
 const V6_MAX: usize = 1280;
-/// Internetwork control (RFC 1812, section 4.3.2.5).
+/// Internetwork control (RFC 1812, section 4.3.2.5). ICMPv6 errors have no class, as the kernel's.
 const TOS: u8 = 0xc0;
 const HOP_LIMIT: u8 = 64;
 
@@ -117,7 +118,9 @@ pub fn write(
     let bytes = room.get_mut(start..start.checked_add(len)?)?;
     match (source, packet.src) {
         (IpAddr::V4(from), IpAddr::V4(to)) => write_v4(error.v4(), from, to, bytes)?,
-        (IpAddr::V6(from), IpAddr::V6(to)) => write_v6(error.v6(), from, to, bytes)?,
+        (IpAddr::V6(from), IpAddr::V6(to)) => {
+            write_v6(error.v6(), flow_label(packet), from, to, bytes)?;
+        }
         _ => return None,
     }
     Some((start, len))
@@ -133,10 +136,22 @@ fn write_v4(kind: (u8, u8, [u8; 4]), from: Ipv4Addr, to: Ipv4Addr, bytes: &mut [
     write_icmp(kind, icmp, 0)
 }
 
-fn write_v6(kind: (u8, u8, [u8; 4]), from: Ipv6Addr, to: Ipv6Addr, bytes: &mut [u8]) -> Option<()> {
+/// Errors about one flow take one path (RFC 6437, section 3); never 0, which is no label.
+fn flow_label(packet: &IpPacket) -> u32 {
+    (flow_hash(packet) & 0xf_ffff).max(1)
+}
+
+fn write_v6(
+    kind: (u8, u8, [u8; 4]),
+    label: u32,
+    from: Ipv6Addr,
+    to: Ipv6Addr,
+    bytes: &mut [u8],
+) -> Option<()> {
     let (header, icmp) = bytes.split_at_mut_checked(40)?;
     let [l0, l1] = u16::try_from(icmp.len()).ok()?.to_be_bytes();
-    let fields = [0x60 | TOS >> 4, 0, 0, 0, l0, l1, ICMPV6, HOP_LIMIT];
+    let [v0, v1, v2, v3] = (0x6000_0000 | label).to_be_bytes();
+    let fields = [v0, v1, v2, v3, l0, l1, ICMPV6, HOP_LIMIT];
     fill(header, &[&fields, &from.octets(), &to.octets()]);
     let pseudo = pseudo_header(IpAddr::V6(from), IpAddr::V6(to), ICMPV6, icmp.len());
     write_icmp(kind, icmp, pseudo)
@@ -235,6 +250,7 @@ mod tests {
             prop_assert!(made.len() <= V6_MAX);
             let read = IpSlice::from_slice(&made).unwrap();
             let v6 = read.ipv6().unwrap().header();
+            prop_assert!(v6.flow_label().value() != 0);
             let icmp = Icmpv6Slice::from_slice(read.payload().payload).unwrap();
             prop_assert!(icmp.is_checksum_valid(v6.source(), v6.destination()));
             let expected = if big {

@@ -11,7 +11,8 @@ use std::net::{IpAddr, Ipv4Addr};
 
 use etherparse::{Ipv4HeaderSlice, Ipv6HeaderSlice};
 
-use crate::{checksum, ethernet};
+use crate::layout::ipv4;
+use crate::{checksum, ethernet, options};
 
 /// IP protocol numbers (IANA) that have ports.
 pub(crate) const TCP: u8 = 6;
@@ -37,6 +38,10 @@ pub enum ParseError {
     BadChecksum,
     /// The chain of IPv6 extension headers is broken or too long.
     BadExtension,
+    /// An option is malformed, or unknown and not to be passed over.
+    BadOption,
+    /// IPv4 source routing, which no host takes part in today.
+    SourceRoute,
 }
 
 impl fmt::Display for ParseError {
@@ -48,6 +53,8 @@ impl fmt::Display for ParseError {
             Self::BadLength => "the IP header states more bytes than the frame has",
             Self::BadChecksum => "the IPv4 header checksum is wrong",
             Self::BadExtension => "the chain of IPv6 extension headers is broken or too long",
+            Self::BadOption => "an IP option is malformed, or unknown and not to be passed over",
+            Self::SourceRoute => "the packet has an IPv4 source route",
         })
     }
 }
@@ -132,6 +139,9 @@ impl IpPacket {
         if !sound {
             return Err(ParseError::BadChecksum);
         }
+        if l4_offset > ipv4::HEADER_LEN {
+            options::check_v4(header.options())?;
+        }
         let fragment = if header.fragments_offset().value() != 0 {
             Fragment::Later
         } else if header.more_fragments() {
@@ -143,7 +153,7 @@ impl IpPacket {
             src: IpAddr::V4(Ipv4Addr::from(header.source())),
             dst: IpAddr::V4(Ipv4Addr::from(header.destination())),
             hop_limit: header.ttl(),
-            tos: ip.get(1).copied().unwrap_or(0),
+            tos: ip.get(ipv4::TOS).copied().unwrap_or(0),
             protocol: header.protocol().0,
             l4_offset,
             len,
@@ -209,10 +219,16 @@ impl IpPacket {
             } else {
                 usize::from(length).saturating_add(1).saturating_mul(8)
             };
+            let hop_by_hop = self.protocol == 0;
+            let options = self.l4_offset.saturating_add(2);
             self.protocol = next;
             self.l4_offset = self.l4_offset.saturating_add(bytes);
             if self.l4_offset > self.len {
                 return Err(ParseError::BadExtension);
+            }
+            if hop_by_hop {
+                let options = ip.get(options..self.l4_offset);
+                options::check_hop_by_hop(options.ok_or(ParseError::BadExtension)?)?;
             }
             // Hop-by-hop options stand first, or nowhere (RFC 8200, section 4.1).
             if next == 0 {
@@ -355,6 +371,8 @@ mod tests {
         b[5] = 24;
         b[6] = 0; // hop-by-hop
         b[40] = 44; // fragment
+        b[42] = 1; // padding
+        b[43] = 4;
         b[48] = UDP;
         b[51] = 1; // more fragments, offset 0
         let p = IpPacket::parse(&b, ethernet::IPV6).unwrap();

@@ -6,10 +6,10 @@
 use std::fmt;
 use std::net::IpAddr;
 
+use crate::checksum::{fold, pseudo_header, sum};
 use crate::ip::{Fragment, IpPacket, UDP};
+use crate::layout::udp;
 use crate::{ParseError, Vni, ethernet, vxlan};
-
-const UDP_HEADER_LEN: usize = 8;
 
 /// The headers of an encapsulated frame, read.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -30,6 +30,8 @@ pub struct Outer {
     pub inner_offset: usize,
     /// Bytes of the inner frame, outer padding excluded.
     pub inner_len: usize,
+    /// The UDP checksum; 0 is none.
+    pub udp_checksum: u16,
 }
 
 /// Why a frame from the underlay is not VXLAN that can be decapsulated.
@@ -43,7 +45,7 @@ pub enum OuterError {
     NotUdp,
     /// The UDP length contradicts the IP length.
     BadUdpLength,
-    /// The VXLAN header is cut short or its I flag is not set.
+    /// The VXLAN header is cut short, its I flag is not set, or a reserved bit is.
     BadVxlan,
     /// The inner frame is shorter than an Ethernet header.
     Runt,
@@ -82,15 +84,15 @@ impl Outer {
         let (Some((udp_source, udp_destination)), UDP) = (packet.ports, packet.protocol) else {
             return Err(OuterError::NotUdp);
         };
-        let udp = ip
+        let datagram = ip
             .get(packet.l4_offset..packet.len)
             .ok_or(OuterError::BadUdpLength)?;
-        let &[_, _, _, _, l0, l1, _, _] = udp
-            .first_chunk::<UDP_HEADER_LEN>()
+        let &[_, _, _, _, l0, l1, c0, c1] = datagram
+            .first_chunk::<{ udp::HEADER_LEN }>()
             .ok_or(OuterError::BadUdpLength)?;
         let udp_len = usize::from(u16::from_be_bytes([l0, l1]));
-        let payload = udp
-            .get(UDP_HEADER_LEN..udp_len)
+        let payload = datagram
+            .get(udp::HEADER_LEN..udp_len)
             .ok_or(OuterError::BadUdpLength)?;
         let (vxlan_header, inner) = payload
             .split_first_chunk::<{ vxlan::HEADER_LEN }>()
@@ -108,10 +110,38 @@ impl Outer {
             vni,
             inner_offset: ethernet::HEADER_LEN
                 .saturating_add(packet.l4_offset)
-                .saturating_add(UDP_HEADER_LEN + vxlan::HEADER_LEN),
+                .saturating_add(udp::HEADER_LEN + vxlan::HEADER_LEN),
             inner_len: inner.len(),
+            udp_checksum: u16::from_be_bytes([c0, c1]),
         })
     }
+}
+
+impl Outer {
+    /// Whether the outer UDP checksum is right, or there is none, in the frame that was parsed.
+    #[inline]
+    pub fn sum_is_right(&self, frame: &[u8]) -> bool {
+        let at = self
+            .inner_offset
+            .saturating_sub(udp::HEADER_LEN + vxlan::HEADER_LEN);
+        let end = self.inner_offset.saturating_add(self.inner_len);
+        let datagram = frame.get(at..end).unwrap_or_default();
+        outer_sum_is_right(self.src, self.dst, datagram)
+    }
+}
+
+/// Whether the checksum of a UDP datagram between these addresses is right, absent (0) or left to
+/// hardware, which is nowhere between two kernels that are joined by a virtual link.
+pub fn outer_sum_is_right(src: IpAddr, dst: IpAddr, datagram: &[u8]) -> bool {
+    let field = datagram.get(udp::CHECKSUM..);
+    let Some(&field) = field.and_then(<[u8]>::first_chunk::<2>) else {
+        return false;
+    };
+    if field == [0; 2] {
+        return true;
+    }
+    let pseudo = pseudo_header(src, dst, UDP, datagram.len());
+    field == fold(pseudo).to_be_bytes() || fold(pseudo.wrapping_add(sum(datagram))) == 0xffff
 }
 
 #[cfg(test)]

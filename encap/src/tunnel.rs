@@ -1,14 +1,7 @@
 //! A tunnel: an outer header built once, pushed with one copy and a few
 //! patches.
 //!
-//! ```text
-//!  0          14      34    42      50         64      over IPv4
-//!  0          14      54    62      70         84      over IPv6
-//!  +----------+-------+-----+-------+----------+-----------------
-//!  | Ethernet |  IP   | UDP | VXLAN | Ethernet | inner IP packet
-//!  +----------+-------+-----+-------+----------+-----------------
-//!   outer                            inner, to the peer's VTEP MAC
-//! ```
+//! [`layout`](crate::layout) has its picture.
 #![deny(clippy::indexing_slicing, clippy::arithmetic_side_effects)]
 #![cfg_attr(test, allow(clippy::indexing_slicing, clippy::arithmetic_side_effects))]
 
@@ -17,15 +10,13 @@ use std::net::IpAddr;
 use crate::ecn::Dscp;
 use crate::ethernet::{self, Ethernet};
 use crate::ip::UDP;
+use crate::layout::{ipv4, ipv6, over_v4, over_v6, udp};
 use crate::{MacAddr, Vni, checksum, vxlan};
 
-const IPV4_LEN: usize = 20;
-const IPV6_LEN: usize = 40;
-const UDP_LEN: usize = 8;
+const V4_LEN: usize = over_v4::PACKET;
+const V6_LEN: usize = over_v6::PACKET;
 /// From the UDP header to the inner IP packet.
-const INSIDE: usize = UDP_LEN + vxlan::HEADER_LEN + ethernet::HEADER_LEN;
-const V4_LEN: usize = ethernet::HEADER_LEN + IPV4_LEN + INSIDE;
-const V6_LEN: usize = ethernet::HEADER_LEN + IPV6_LEN + INSIDE;
+const INSIDE: usize = over_v4::PACKET - over_v4::UDP;
 
 /// What an outer header is built of.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -53,6 +44,8 @@ pub struct TunnelParams {
     pub hop_limit: u8,
     /// DSCP of the outer packet.
     pub dscp: Dscp,
+    /// The longest outer packet, in bytes, that every link on the way takes.
+    pub mtu: u16,
 }
 
 /// The packet with its outer header would exceed 65,535 bytes, or there is no
@@ -66,6 +59,7 @@ pub struct Tunnel {
     template: Template,
     udp_checksum6: bool,
     dscp: Dscp,
+    room: u16,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -87,13 +81,13 @@ impl Tunnel {
     pub fn new(params: &TunnelParams) -> Self {
         let template = match params.destination {
             IpAddr::V4(destination) => {
-                let mut ip = [0; IPV4_LEN];
+                let mut ip = [0; ipv4::HEADER_LEN];
                 let source = match params.source {
                     IpAddr::V4(source) => source.octets(),
                     IpAddr::V6(_) => [0; 4],
                 };
                 let hop_limit = params.hop_limit;
-                let fixed = [0x45, 0, 0, 0, 0, 0, 0x40, 0, hop_limit, UDP, 0, 0];
+                let fixed = [ipv4::PLAIN, 0, 0, 0, 0, 0, 0x40, 0, hop_limit, UDP, 0, 0];
                 fill(&mut ip, &[&fixed, &source, &destination.octets()]);
                 Template::V4 {
                     bytes: params.around(ethernet::IPV4, &ip),
@@ -101,7 +95,7 @@ impl Tunnel {
                 }
             }
             IpAddr::V6(destination) => {
-                let mut ip = [0; IPV6_LEN];
+                let mut ip = [0; ipv6::HEADER_LEN];
                 let source = match params.source {
                     IpAddr::V6(source) => source.octets(),
                     IpAddr::V4(_) => [0; 16],
@@ -111,11 +105,15 @@ impl Tunnel {
                 Template::V6(params.around(ethernet::IPV6, &ip))
             }
         };
-        Self {
+        let mut tunnel = Self {
             template,
             udp_checksum6: params.udp_checksum6,
             dscp: params.dscp,
-        }
+            room: 0,
+        };
+        let overhead = u16::try_from(tunnel.overhead()).unwrap_or(u16::MAX);
+        tunnel.room = params.mtu.saturating_sub(overhead);
+        tunnel
     }
 
     /// The outer TOS of a packet with this inner one.
@@ -130,11 +128,10 @@ impl Tunnel {
         self.header_len().saturating_sub(ethernet::HEADER_LEN)
     }
 
-    /// The longest inner IP packet, in bytes, where outer ones have at most `underlay_mtu`.
+    /// The longest inner IP packet, in bytes, whose outer one fits the way.
     #[inline]
-    pub fn room(&self, underlay_mtu: u16) -> u16 {
-        let overhead = u16::try_from(self.overhead()).unwrap_or(u16::MAX);
-        underlay_mtu.saturating_sub(overhead)
+    pub const fn room(&self) -> u16 {
+        self.room
     }
 
     /// Bytes in front of the inner IP packet, both Ethernet headers included.
@@ -143,6 +140,25 @@ impl Tunnel {
             Template::V4 { .. } => V4_LEN,
             Template::V6(_) => V6_LEN,
         }
+    }
+
+    /// The header as it was built: lengths, source port, flow label, TOS, checksums and the inner
+    /// `EtherType` are zero.
+    pub const fn template(&self) -> &[u8] {
+        match &self.template {
+            Template::V4 { bytes, .. } => bytes,
+            Template::V6(bytes) => bytes,
+        }
+    }
+
+    /// Whether the outer UDP checksum is computed, for which the whole packet is read.
+    pub const fn is_summed(&self) -> bool {
+        self.udp_checksum6 && matches!(self.template, Template::V6(_))
+    }
+
+    /// The outer packet's DSCP.
+    pub const fn dscp(&self) -> Dscp {
+        self.dscp
     }
 
     /// Writes the header into the first [`header_len`](Self::header_len) bytes of `frame`, which
@@ -184,20 +200,45 @@ fn write_v4(
 ) -> Result<(), TooLong> {
     let (header, packet) = frame.split_first_chunk_mut::<V4_LEN>().ok_or(TooLong)?;
     let udp_len = packet.len().saturating_add(INSIDE);
-    let total_len = u16::try_from(udp_len.saturating_add(IPV4_LEN)).map_err(|_| TooLong)?;
-    let udp_len = u16::try_from(udp_len).map_err(|_| TooLong)?;
+    let total_len = u16::try_from(udp_len.saturating_add(ipv4::HEADER_LEN)).map_err(|_| TooLong)?;
     let ip_checksum = !checksum::fold(
         sum.wrapping_add(u64::from(total_len))
             .wrapping_add(u64::from(outer_tos)),
     );
     *header = *template;
-    put(header, 15, [outer_tos]);
-    put(header, 16, total_len.to_be_bytes());
-    put(header, 24, ip_checksum.to_be_bytes());
-    put(header, 34, source_port.to_be_bytes());
-    put(header, 38, udp_len.to_be_bytes());
+    put(header, over_v4::IP + ipv4::TOS, [outer_tos]);
+    patch_v4(header, total_len, ip_checksum);
+    put(
+        header,
+        over_v4::UDP + udp::SOURCE,
+        source_port.to_be_bytes(),
+    );
     put(header, V4_LEN - 2, ether_type.to_be_bytes());
     Ok(())
+}
+
+/// Writes what differs from packet to packet of a flow into an outer header over IPv4: both
+/// lengths, and the IP header's checksum. `header` is at least as long as the header; `total_len` is
+/// that of the outer IP packet.
+#[inline(always)]
+#[allow(
+    clippy::inline_always,
+    reason = "with an array of known size the compiler leaves no check"
+)]
+pub fn patch_v4<const N: usize>(header: &mut [u8; N], total_len: u16, ip_checksum: u16) {
+    const { assert!(N >= V4_LEN) };
+    let udp_len = total_len.wrapping_sub(ipv4::LEN);
+    put(
+        header,
+        over_v4::IP + ipv4::TOTAL_LEN,
+        total_len.to_be_bytes(),
+    );
+    put(
+        header,
+        over_v4::IP + ipv4::CHECKSUM,
+        ip_checksum.to_be_bytes(),
+    );
+    put(header, over_v4::UDP + udp::LENGTH, udp_len.to_be_bytes());
 }
 
 /// The flow label carries the same entropy as the source port (RFC 6438).
@@ -213,10 +254,18 @@ fn write_v6(
     let udp_len = u16::try_from(packet.len().saturating_add(INSIDE)).map_err(|_| TooLong)?;
     *header = *template;
     let [p0, p1] = source_port.to_be_bytes();
-    put(header, 14, [0x60 | outer_tos >> 4, outer_tos << 4, p0, p1]);
-    put(header, 18, udp_len.to_be_bytes());
-    put(header, 54, [p0, p1]);
-    put(header, 58, udp_len.to_be_bytes());
+    put(
+        header,
+        over_v6::IP,
+        [0x60 | outer_tos >> 4, outer_tos << 4, p0, p1],
+    );
+    put(
+        header,
+        over_v6::IP + ipv6::PAYLOAD_LEN,
+        udp_len.to_be_bytes(),
+    );
+    put(header, over_v6::UDP + udp::SOURCE, [p0, p1]);
+    put(header, over_v6::UDP + udp::LENGTH, udp_len.to_be_bytes());
     put(header, V6_LEN - 2, ether_type.to_be_bytes());
     Ok(())
 }
@@ -224,20 +273,22 @@ fn write_v6(
 /// The UDP checksum over pseudo-header, header and all of the payload, for receivers that take no
 /// zero (RFC 6936). The one thing here that reads the payload.
 fn write_checksum6(frame: &mut [u8]) {
-    let addresses = frame.get(22..54).map_or(0, checksum::sum);
-    let Some(udp) = frame.get_mut(54..) else {
+    let addresses = frame
+        .get(over_v6::IP + ipv6::SOURCE..over_v6::UDP)
+        .map_or(0, checksum::sum);
+    let Some(datagram) = frame.get_mut(over_v6::UDP..) else {
         return;
     };
     let sum = addresses
         .wrapping_add(u64::from(UDP))
-        .wrapping_add(udp.len() as u64)
-        .wrapping_add(checksum::sum(udp));
+        .wrapping_add(datagram.len() as u64)
+        .wrapping_add(checksum::sum(datagram));
     // 0 says that there is none (RFC 768).
     let sum = match !checksum::fold(sum) {
         0 => 0xffff,
         sum => sum,
     };
-    put(udp, 6, sum.to_be_bytes());
+    put(datagram, udp::CHECKSUM, sum.to_be_bytes());
 }
 
 /// Writes bytes at a place; with arrays of known size the compiler leaves no check.
@@ -301,6 +352,7 @@ pub(crate) mod tests {
             inner_destination_mac: MacAddr([2, 0, 0, 0, 1, 2]),
             hop_limit: 64,
             dscp: Dscp::default(),
+            mtu: 1500,
         }
     }
 
@@ -342,7 +394,9 @@ pub(crate) mod tests {
             prop_assert_eq!(outer, Outer {
                 src: p.source, dst: p.destination, tos, udp_source: port, udp_destination: udp_port,
                 vni: p.vni, inner_offset: tunnel.overhead(), inner_len: inner.len() + 14,
+                udp_checksum: if v6 && checksum { outer.udp_checksum } else { 0 },
             });
+            prop_assert!(outer.sum_is_right(&frame));
             prop_assert_eq!(&frame[header..], &inner);
             // An independent reader agrees on every length, and on the checksum.
             let sliced = etherparse::SlicedPacket::from_ethernet(&frame).unwrap();
@@ -358,6 +412,23 @@ pub(crate) mod tests {
                 prop_assert_eq!(udp.checksum(), 0);
             }
         }
+    }
+
+    #[test]
+    fn the_room_is_what_the_overhead_leaves_of_the_way() {
+        let room = |v6: bool, mtu| {
+            let source = address(v6, [9; 16]);
+            let all = TunnelParams {
+                source,
+                destination: source,
+                mtu,
+                ..params()
+            };
+            Tunnel::new(&all).room()
+        };
+        assert_eq!(room(false, 1500), 1450);
+        assert_eq!(room(true, 1500), 1430);
+        assert_eq!(room(false, 20), 0);
     }
 
     #[test]

@@ -3,7 +3,7 @@
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::sync::Arc;
 
-use viaduct_encap::{MacAddr, Tunnel, Vni};
+use viaduct_encap::{MacAddr, Tunnel, Vni, VtepMacs};
 
 use crate::NetworkId;
 
@@ -14,14 +14,12 @@ pub struct Network {
     pub vni: Vni,
     /// The UDP port that this network's VXLAN packets are received on.
     pub udp_port: u16,
-    /// This node's VTEP MAC: the inner destination of packets that others send here.
-    pub vtep_mac: MacAddr,
+    /// This node's VTEP MACs: the inner destinations of packets that others send here.
+    pub vtep_macs: VtepMacs,
     /// The address that ICMP errors to IPv4 senders come from; none: they are not sent.
     pub overlay_v4: Option<Ipv4Addr>,
     /// The address that `ICMPv6` errors come from; none: they are not sent.
     pub overlay_v6: Option<Ipv6Addr>,
-    /// The longest outer IP packet, in bytes; a tunnel takes its overhead from it.
-    pub underlay_mtu: u16,
 }
 
 /// A pod's attachment.

@@ -95,6 +95,54 @@ impl Fib {
         }
     }
 
+    /// The update that undoes this one, which has been checked and not been applied yet.
+    pub(crate) fn inverse(&self, update: &Update) -> Update {
+        match *update {
+            Update::PutNetwork { id, .. } | Update::RemoveNetwork { id } => {
+                let put = |&network: &Network| Update::PutNetwork { id, network };
+                let old = self.network(id);
+                old.map_or(Update::RemoveNetwork { id }, put)
+            }
+            Update::PutPort { id, .. } | Update::RemovePort { id } => {
+                let put = |&port: &Port| Update::PutPort { id, port };
+                self.port(id).map_or(Update::RemovePort { id }, put)
+            }
+            Update::PutLocal {
+                network, address, ..
+            }
+            | Update::RemoveLocal { network, address } => {
+                let put = |port| Update::PutLocal {
+                    network,
+                    address,
+                    port,
+                };
+                let old = self.local(network, address);
+                old.map_or(Update::RemoveLocal { network, address }, put)
+            }
+            Update::PutRemote {
+                network, prefix, ..
+            }
+            | Update::RemoveRemote { network, prefix } => {
+                let put = |tunnel| Update::PutRemote {
+                    network,
+                    prefix,
+                    tunnel,
+                };
+                let entry = self.network_entry(network);
+                let old = entry.and_then(|entry| entry.remote_exact(prefix));
+                old.map_or(Update::RemoveRemote { network, prefix }, put)
+            }
+            Update::PutNextHop { tunnel, .. } | Update::RemoveNextHop { tunnel } => {
+                let put = |next_hop: &NextHop| Update::PutNextHop {
+                    tunnel,
+                    next_hop: next_hop.clone(),
+                };
+                let old = self.next_hop(tunnel);
+                old.map_or(Update::RemoveNextHop { tunnel }, put)
+            }
+        }
+    }
+
     fn check_put_network(&self, id: NetworkId, network: &Network) -> Result<(), UpdateError> {
         if id.0 >= MAX_NETWORKS {
             return Err(UpdateError::NetworkOutOfRange(id));

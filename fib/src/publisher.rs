@@ -108,6 +108,34 @@ impl Publisher {
         Ok(())
     }
 
+    /// Stages all of these updates, in this order, or none of them.
+    ///
+    /// # Errors
+    ///
+    /// If one of them contradicts what is in the table, staged, or made by those before it. None of
+    /// them has an effect then.
+    pub fn apply_all(
+        &mut self,
+        updates: impl IntoIterator<Item = Update>,
+    ) -> Result<(), UpdateError> {
+        let mut undo = Vec::new();
+        let before = self.staged.len();
+        for update in updates {
+            let inverse = self.next.inverse(&update);
+            match self.apply(update) {
+                Ok(()) => undo.push(inverse),
+                Err(error) => {
+                    for inverse in undo.iter().rev() {
+                        self.next.apply(inverse);
+                    }
+                    self.staged.truncate(before);
+                    return Err(error);
+                }
+            }
+        }
+        Ok(())
+    }
+
     /// Makes all staged updates visible at once, and returns the epoch that has them. Without any
     /// staged this is the current epoch, and nothing happens.
     ///

@@ -10,7 +10,7 @@ use ipnet::IpNet;
 use proptest::prelude::*;
 use viaduct_fib::{Fib, Network, NetworkId, NextHop, Port, PortId, Publisher, TunnelId, Update};
 
-#[derive(Default)]
+#[derive(Clone, Default)]
 struct Model {
     networks: BTreeMap<NetworkId, Network>,
     ports: BTreeMap<PortId, Port>,
@@ -259,6 +259,34 @@ proptest! {
             // Swaps the copies, so that the other one is seen.
             prop_assert!(publisher.quiesced(epoch));
             prop_assert!(*reader.load() == *publisher.fib());
+        }
+    }
+
+    #[test]
+    fn a_list_of_updates_is_applied_whole_or_not_at_all(
+        lists in prop::collection::vec(prop::collection::vec(update(), 0..6), 1..40),
+    ) {
+        let (mut publisher, factory) = Publisher::new();
+        let reader = factory.reader();
+        let mut model = Model::default();
+        for list in lists {
+            let mut next = model.clone();
+            let mut allowed = true;
+            for update in &list {
+                allowed = allowed && next.allows(update);
+                if allowed {
+                    next.apply(update.clone());
+                }
+            }
+            prop_assert_eq!(publisher.apply_all(list.clone()).is_ok(), allowed, "{:?}", list);
+            if allowed {
+                model = next;
+            }
+            model.assert_same(publisher.fib());
+            let epoch = publisher.publish().expect("no reader is in the way");
+            model.assert_same(&reader.load());
+            prop_assert!(publisher.quiesced(epoch));
+            model.assert_same(&reader.load());
         }
     }
 }

@@ -86,6 +86,14 @@ impl Input {
         [&[flags, hi, lo], &self.frame[..len]].concat()
     }
 
+    /// The port that it comes from.
+    pub const fn ingress(&self) -> PortId {
+        match self.side {
+            Side::Pod => PORT,
+            Side::Underlay | Side::Tunnel(_) => PortId::UNDERLAY,
+        }
+    }
+
     /// As it arrives.
     pub fn on_the_wire(&self) -> Vec<u8> {
         let Side::Tunnel(ecn) = self.side else {
@@ -115,7 +123,7 @@ impl Input {
 }
 
 /// Makes an Ethernet frame's IP packet as long as it says, with a sound header.
-fn mend(frame: &mut [u8]) {
+pub fn mend(frame: &mut [u8]) {
     let Some((_, ip)) = frame.split_at_mut_checked(ETHERNET) else {
         return;
     };
@@ -195,16 +203,36 @@ pub fn check(input: &Input) -> Verdict {
     })
 }
 
+/// What a worker makes of a frame.
+pub(crate) struct Decided {
+    pub(crate) verdict: Verdict,
+    /// The frame as it leaves.
+    pub(crate) sent: Vec<u8>,
+    /// Whether a transport checksum was finished.
+    pub(crate) finished: bool,
+}
+
+/// Gives a frame that came from this port to a worker that has seen no other.
+pub(crate) fn decide(reader: &Reader, ingress: PortId, wire: &[u8]) -> Decided {
+    let mut chunk = vec![0; CHUNK];
+    chunk[HEADROOM..HEADROOM + wire.len()].copy_from_slice(wire);
+    let mut frame = Frame::new(&mut chunk, HEADROOM, wire.len()).expect("inside");
+    let mut state = WorkerState::default();
+    let verdict = forward(&reader.load(), &mut state, &mut frame, ingress, Tick(0));
+    Decided {
+        verdict,
+        sent: frame.packet().to_vec(),
+        finished: state.checksums_finished > 0,
+    }
+}
+
 fn check_with(input: &Input, reader: &Reader) -> Verdict {
     let frame = input.on_the_wire();
     let mut before = vec![0; CHUNK];
     before[HEADROOM..HEADROOM + frame.len()].copy_from_slice(&frame);
     let mut after = before.clone();
     let mut at = Frame::new(&mut after, HEADROOM, frame.len()).expect("inside");
-    let ingress = match input.side {
-        Side::Pod => PORT,
-        Side::Underlay | Side::Tunnel(_) => PortId::UNDERLAY,
-    };
+    let ingress = input.ingress();
     let mut state = WorkerState::default();
     let verdict = forward(&reader.load(), &mut state, &mut at, ingress, Tick(0));
     let (start, len) = (at.start(), at.len());
@@ -228,6 +256,7 @@ fn check_with(input: &Input, reader: &Reader) -> Verdict {
             assert_eq!(ingress, PORT, "nothing goes from node to node through here");
             assert!(input.resolved, "the way is known");
             assert_eq!(frame[6..12], POD.0, "the pod's own MAC");
+            assert_eq!(frame[..6], GATEWAY.0, "for this node");
             let inner = to_the_other_node(run.sent());
             assert!(is_pods(inner.src), "the pod's own address");
             one_hop_further(&run, &inner, run.sent(), ingress);
@@ -238,6 +267,7 @@ fn check_with(input: &Input, reader: &Reader) -> Verdict {
             if ingress == PORT {
                 assert!(is_pods(packet.src), "the pod's own address");
                 assert_eq!(frame[6..12], POD.0, "the pod's own MAC");
+                assert_eq!(frame[..6], GATEWAY.0, "for this node");
             } else {
                 from_the_other_node(&frame, packet.src);
             }

@@ -22,7 +22,7 @@ const OWN: u8 = 3;
 const OTHERS: u8 = 4;
 
 fn address(node: u8) -> SocketAddr {
-    SocketAddr::from(([192, 0, 2, node + 1], 7946))
+    SocketAddr::from(([192, 0, 2, node + 1], 7950))
 }
 
 fn signing_key(seed: u8) -> Ed25519KeyPair {
@@ -160,12 +160,11 @@ pub fn check_opened(data: &[u8]) {
     let mut other = Store::new(CLUSTER, Trust::FirstSight);
     for heads in [true, false] {
         for held in store.iter().filter(|h| (h.record.part == 0) == heads) {
-            let offered = other.offer(&held.signed, |_| false, Duration::ZERO);
+            let offered = other.offer(&held.signed, |_| false, 0, Duration::ZERO);
             assert!(matches!(offered, Offer::Taken { .. }), "{offered:?}");
         }
     }
     assert_eq!(other.digest(), store.digest());
-    assert_eq!(other.here(), store.here());
     assert_eq!(other.nodes().count(), store.nodes().count());
 }
 
@@ -174,7 +173,7 @@ pub fn check_opened(data: &[u8]) {
 pub fn examples() -> Vec<Vec<u8>> {
     let mut engine = engine();
     let own = engine.store().get(NameHash::of(NAME)).expect("its own");
-    let mut record = own.record.clone();
+    let mut record = viaduct_control::gossip::Record::clone(&own.record);
     let mut all = Vec::new();
     let mut add = |kind: u8, bytes: &[u8]| {
         let len = u16::try_from(bytes.len()).expect("short").to_be_bytes();
@@ -200,8 +199,8 @@ pub fn examples() -> Vec<Vec<u8>> {
             .map_or(Content::Gone, |own| own.record.content.clone());
     }
     let member = engine.member().clone();
-    let digest = engine.store().digest().to_vec();
-    let ranges = engine.store().differing(&[1; 128]);
+    let hashes = engine.store().short_digest();
+    let ranges = engine.store().differing(0, &[1; 128]);
     for message in [
         Message::Hello(member.clone()),
         Message::Welcome(Member {
@@ -210,7 +209,7 @@ pub fn examples() -> Vec<Vec<u8>> {
             ..member
         }),
         Message::Request(vec![NameHash::of(NAME)]),
-        Message::Digest(digest),
+        Message::Digest { first: 0, hashes },
         Message::Ranges(ranges.into_iter().take(20).collect()),
         Message::Swim(vec![0; 40]),
     ] {

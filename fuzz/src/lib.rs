@@ -10,3 +10,5 @@ pub mod decode;
 pub mod fixture;
 pub mod forward;
 pub mod gossip;
+pub mod hooks;
+pub mod sources;

@@ -4,7 +4,7 @@
 use std::fs;
 use std::path::Path;
 
-use viaduct_fuzz::{forward, gossip};
+use viaduct_fuzz::{forward, gossip, sources};
 
 fn replay(target: &str, at_least: usize, check: fn(&[u8])) {
     let corpus = Path::new(env!("CARGO_MANIFEST_DIR"))
@@ -24,6 +24,11 @@ fn replay(target: &str, at_least: usize, check: fn(&[u8])) {
 #[test]
 fn the_corpus_of_forward() {
     replay("forward", 100, forward::check_bytes);
+}
+
+#[test]
+fn the_corpus_of_sources() {
+    replay("sources", 16, sources::check_sources);
 }
 
 #[test]

@@ -5,6 +5,7 @@ use std::path::Path;
 
 use proptest::prelude::*;
 use viaduct_fuzz::gossip::{check_opened, check_sealed, examples};
+use viaduct_fuzz::sources::check_sources;
 
 #[test]
 fn what_a_member_may_well_send() {
@@ -14,6 +15,15 @@ fn what_a_member_may_well_send() {
     }
     check_opened(&all.concat());
     check_sealed(&[1]);
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(4000))]
+
+    #[test]
+    fn whatever_sources_say(data in prop::collection::vec(any::<u8>(), 0..600)) {
+        check_sources(&data);
+    }
 }
 
 proptest! {
@@ -55,6 +65,16 @@ fn seeds() {
     };
     for (place, example) in examples().iter().enumerate() {
         write("opened", &format!("example-{place}"), example);
+    }
+    // Long enough for six nodes; the generator draws all else from the bytes.
+    for seed in 0..16_u32 {
+        let bytes: Vec<u8> = (0..600_u32)
+            .map(|at| {
+                let drawn = (seed + 1).wrapping_mul(at + 7).wrapping_mul(2_654_435_761);
+                drawn.to_be_bytes()[1]
+            })
+            .collect();
+        write("sources", &format!("drawn-{seed}"), &bytes);
     }
     write("sealed", "sound", &[1]);
     write("sealed", "changed", &[1, 0, 30, 1]);

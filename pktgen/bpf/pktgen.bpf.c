@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0 OR Apache-2.0 OR MIT
 //
-// A packet generator, run over live frames (BPF_F_TEST_XDP_LIVE_FRAMES), and a
-// receiver that counts what it is sent and drops it.
+// A packet generator, run over live frames (BPF_F_TEST_XDP_LIVE_FRAMES), and
+// receivers for XDP and tc that count what they are sent and drop it.
 //
 // All that depends on the traffic is worked out in userspace: a header for each
 // interface and length, and for each flow what differs. Frames are used again
@@ -12,6 +12,7 @@
 #include <linux/if_ether.h>
 #include <linux/in.h>
 #include <linux/ip.h>
+#include <linux/pkt_cls.h>
 #include <linux/udp.h>
 #include <bpf/bpf_endian.h>
 #include <bpf/bpf_helpers.h>
@@ -25,6 +26,7 @@ char LICENSE[] SEC("license") = "Dual MIT/GPL";
 #define HEADER_ROOM 96
 #define LENGTHS 4
 #define PATTERN 16
+#define TCX_NEXT (-1) // of Linux 6.6; headers of user space may be older
 #define VXLAN_IANA 4789
 #define VXLAN_LINUX 8472
 
@@ -75,7 +77,7 @@ struct arrivals {
 	__u64 packets;
 	__u64 bytes;
 	__u64 reordered;
-	__u64 strangers; // not of this run
+	__u64 foreign; // not of this run
 };
 
 struct {
@@ -235,30 +237,28 @@ static __always_inline __u32 bucket(__u64 value)
 	return index < BUCKETS ? index : BUCKETS - 1;
 }
 
-SEC("xdp")
-int receive(struct xdp_md *ctx)
+// Counts a packet of this run; false if it is another's.
+static __always_inline bool counted(void *at, void *end)
 {
-	void *at = (void *)(long)ctx->data;
-	void *end = (void *)(long)ctx->data_end;
 	__u32 zero = 0;
 	if (at + PLAIN_LEN + sizeof(struct stamp) > end)
-		return XDP_PASS;
+		return false;
 	struct udphdr *udp = at + ETH_HLEN + sizeof(struct iphdr);
 	struct iphdr *ip = at + ETH_HLEN;
 	if (((struct ethhdr *)at)->h_proto != bpf_htons(ETH_P_IP) || ip->protocol != IPPROTO_UDP)
-		return XDP_PASS;
+		return false;
 	if (udp->dest == bpf_htons(tunnel_port)) {
 		if (at + TUNNEL_LEN + sizeof(struct stamp) > end)
-			return XDP_PASS;
+			return false;
 		udp = at + OUTER_LEN + ETH_HLEN + sizeof(struct iphdr);
 	}
 	struct stamp *stamp = (void *)(udp + 1);
 	struct arrivals *count = bpf_map_lookup_elem(&arrived, &zero);
 	if (!count)
-		return XDP_ABORTED;
+		return false;
 	if (stamp->run != run_id) {
-		count->strangers++;
-		return XDP_PASS;
+		count->foreign++;
+		return false;
 	}
 	count->packets++;
 	count->bytes += end - at;
@@ -278,5 +278,21 @@ int receive(struct xdp_md *ctx)
 	__u64 *in_bucket = bpf_map_lookup_elem(&latencies, &index);
 	if (in_bucket)
 		++*in_bucket;
-	return XDP_DROP;
+	return true;
+}
+
+SEC("xdp")
+int receive(struct xdp_md *ctx)
+{
+	return counted((void *)(long)ctx->data, (void *)(long)ctx->data_end) ? XDP_DROP : XDP_PASS;
+}
+
+// Behind XDP, which does not see what bpf_redirect_peer brings.
+SEC("classifier")
+int receive_tc(struct __sk_buff *skb)
+{
+	// The generator's packets are short of one page: all of it is there, or can be had.
+	if (skb->data_end - skb->data < skb->len && bpf_skb_pull_data(skb, skb->len))
+		return TCX_NEXT;
+	return counted((void *)(long)skb->data, (void *)(long)skb->data_end) ? TC_ACT_SHOT : TCX_NEXT;
 }

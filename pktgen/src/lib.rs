@@ -1,7 +1,8 @@
 //! A packet generator and receiver for veth pairs and NICs.
 //!
 //! Two ways to send: XDP live frames (what arrives at a veth's other end is a frame, as from a NIC) and AF_XDP
-//! (what arrives is an skb, as from a pod). One way to receive: an XDP program that counts, measures and drops.
+//! (what arrives is an skb, as from a pod). What receives counts, measures and drops: an XDP program, or one
+//! in a tc hook.
 #![deny(unsafe_code)]
 
 mod namespace;
@@ -41,6 +42,15 @@ pub enum Engine {
     AfXdp,
 }
 
+/// Where packets are counted.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Hook {
+    /// In XDP, before the kernel makes packets of its own kind of frames. Does not see what `bpf_redirect_peer` brings.
+    Xdp,
+    /// In tc, which sees everything (tcx, Linux 6.6; XDP on an older kernel).
+    Tc,
+}
+
 /// What to send, and where it comes out.
 #[derive(Clone, Debug)]
 pub struct Plan {
@@ -50,6 +60,8 @@ pub struct Plan {
     pub namespace: Namespace,
     /// Where packets are counted, and in which namespace.
     pub receivers: Vec<(String, Namespace)>,
+    /// At which hook.
+    pub hook: Hook,
     /// The way to send.
     pub engine: Engine,
     /// What to send.
@@ -91,7 +103,7 @@ impl Pktgen {
         plan.traffic.check(&origins)?;
         let mut programs = Programs::load(run, &plan.traffic, &origins)?;
         for (name, namespace) in &plan.receivers {
-            programs.attach(name, namespace)?;
+            programs.attach(name, namespace, plan.hook)?;
         }
         let sockets = plan.namespace.with(|| match plan.engine {
             Engine::Frames => programs.set_interfaces(&origins).map(|()| None),
@@ -255,7 +267,7 @@ fn snapshot(engine: Engine, programs: &Programs, sent: &Sent) -> anyhow::Result<
         received: arrivals.packets,
         received_bytes: arrivals.bytes,
         reordered: arrivals.reordered,
-        strangers: arrivals.strangers,
+        foreign: arrivals.foreign,
         seconds: 0.0,
     })
 }

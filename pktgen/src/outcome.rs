@@ -22,7 +22,7 @@ pub struct Progress {
     /// Behind a later one of their flow.
     pub reordered: u64,
     /// Like a generator's, but not this one's.
-    pub strangers: u64,
+    pub foreign: u64,
     /// The time that it took.
     pub seconds: f64,
 }
@@ -36,7 +36,7 @@ impl Progress {
             received: self.received - before.received,
             received_bytes: self.received_bytes - before.received_bytes,
             reordered: self.reordered - before.reordered,
-            strangers: self.strangers - before.strangers,
+            foreign: self.foreign - before.foreign,
             seconds: time.as_secs_f64(),
         }
     }
@@ -156,7 +156,7 @@ impl Outcome {
             "received_per_s": received(c.received_rate().into()),
             "lost": received(c.lost().into()),
             "reordered": received(c.reordered.into()),
-            "strangers": received(c.strangers.into()),
+            "foreign": received(c.foreign.into()),
             "latency_us": self.latency.map(|l| json!({
                 "min": l.min, "mean": l.mean, "p50": l.p50, "p90": l.p90, "p99": l.p99, "p999": l.p999, "max": l.max,
             })),

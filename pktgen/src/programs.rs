@@ -4,9 +4,13 @@
 use anyhow::{Context, anyhow, bail};
 use aya::maps::{Array, DevMap, PerCpuArray};
 use aya::programs::links::FdLink;
-use aya::programs::{TestRunAttrs, TestRunOptions, Xdp, XdpMode};
+use aya::programs::tc::TcAttachOptions;
+use aya::programs::{
+    LinkOrder, SchedClassifier, TcAttachType, TestRunAttrs, TestRunOptions, Xdp, XdpMode,
+};
 use aya::{Ebpf, EbpfLoader, Pod, TestRun as _};
 
+use crate::Hook;
 use crate::namespace::Namespace;
 use crate::traffic::{Flow, Header, LENGTHS, Origin, Traffic};
 
@@ -40,7 +44,7 @@ pub(crate) struct Arrivals {
     pub(crate) packets: u64,
     pub(crate) bytes: u64,
     pub(crate) reordered: u64,
-    pub(crate) strangers: u64,
+    pub(crate) foreign: u64,
 }
 
 // SAFETY: plain data without padding: 7 x 8 + 2 x 4 + 16 bytes.
@@ -142,9 +146,40 @@ impl Programs {
     }
 
     /// Counts and drops what arrives there, until this is dropped.
-    pub(crate) fn attach(&mut self, name: &str, namespace: &Namespace) -> anyhow::Result<()> {
+    pub(crate) fn attach(
+        &mut self,
+        name: &str,
+        namespace: &Namespace,
+        hook: Hook,
+    ) -> anyhow::Result<()> {
+        let link = match hook {
+            Hook::Xdp => self.attach_xdp(name, namespace)?,
+            // A kernel without tcx has nobody who redirects past XDP.
+            Hook::Tc => match self.attach_tc(name, namespace) {
+                Ok(link) => link,
+                Err(_) => self.attach_xdp(name, namespace)?,
+            },
+        };
+        self.links.push(link);
+        Ok(())
+    }
+
+    fn attach_tc(&mut self, name: &str, namespace: &Namespace) -> anyhow::Result<FdLink> {
+        let program = self.ebpf.program_mut("receive_tc").context("no program")?;
+        let program: &mut SchedClassifier = program.try_into()?;
+        if program.fd().is_err() {
+            program.load()?;
+        }
+        let first = TcAttachOptions::TcxOrder(LinkOrder::first());
+        namespace.with(|| {
+            let id = program.attach_with_options(name, TcAttachType::Ingress, first)?;
+            Ok(FdLink::try_from(program.take_link(id)?)?)
+        })
+    }
+
+    fn attach_xdp(&mut self, name: &str, namespace: &Namespace) -> anyhow::Result<FdLink> {
         let program = self.program_mut("receive")?;
-        let link = namespace.with(|| {
+        namespace.with(|| {
             let origin = crate::namespace::interface(name)?;
             let mut result = Err(anyhow!("no mode"));
             for mode in [XdpMode::Driver, XdpMode::Skb] {
@@ -157,9 +192,7 @@ impl Programs {
             result.with_context(|| {
                 format!("cannot receive on {name}: another XDP program may be attached to it")
             })
-        })?;
-        self.links.push(link);
-        Ok(())
+        })
     }
 
     /// What the generator has counted since it was loaded.
@@ -207,7 +240,7 @@ impl Programs {
             sum.packets += one.packets;
             sum.bytes += one.bytes;
             sum.reordered += one.reordered;
-            sum.strangers += one.strangers;
+            sum.foreign += one.foreign;
         }
         Ok(sum)
     }

@@ -238,6 +238,7 @@ impl Traffic {
                     inner_destination_mac: outer.inner_destination_mac,
                     hop_limit: 64,
                     dscp: viaduct_encap::ecn::Dscp::default(),
+                    mtu: 1500,
                 });
                 let written = tunnel.write(&mut frame[..total], ethernet::IPV4, 0, 0);
                 debug_assert!(written.is_ok(), "at most an MTU");

@@ -1,6 +1,6 @@
-//! XDP links: attached, pinned, taken over from a predecessor, given up.
+//! Links of XDP and tcx: attached, pinned, taken over from a predecessor, given up.
 //!
-//! A link's pin is named after its mode and device, so that a successor finds it and replaces the
+//! A link's pin is named after its kind and device, so that a successor finds it and replaces the
 //! program in it in one step: the device is never without a program in between.
 
 use std::fs;
@@ -9,9 +9,10 @@ use std::path::{Path, PathBuf};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use aya::programs::links::{FdLink, PinnedLink};
+use aya::programs::links::{FdLink, LinkOrder, PinnedLink};
+use aya::programs::tc::{SchedClassifierLink, SchedClassifierLinkId, TcAttachOptions};
 use aya::programs::xdp::XdpLink;
-use aya::programs::{Xdp, XdpMode as AyaMode};
+use aya::programs::{SchedClassifier, TcAttachType, Xdp, XdpMode as AyaMode};
 
 use crate::bpf::{Pinholes, XdpMode, chain};
 use crate::error::RouterError;
@@ -24,7 +25,7 @@ pub(crate) struct Attachment {
     inherited: bool,
 }
 
-enum AttachError {
+pub(crate) enum AttachError {
     Busy,
     Other(String),
 }
@@ -33,20 +34,33 @@ impl AttachError {
     fn other(error: &dyn std::error::Error) -> Self {
         Self::Other(chain(error))
     }
+
+    pub(crate) fn text(self) -> String {
+        match self {
+            Self::Busy => "it is busy".into(),
+            Self::Other(text) => text,
+        }
+    }
 }
 
-fn pin_name(ifindex: u32, mode: XdpMode) -> String {
-    let mode = match mode {
-        XdpMode::Native => "native",
-        XdpMode::Generic => "generic",
+/// None: in tc.
+fn pin_name(ifindex: u32, mode: Option<XdpMode>) -> String {
+    let kind = match mode {
+        Some(XdpMode::Native) => "native",
+        Some(XdpMode::Generic) => "generic",
+        None => "tc",
     };
-    format!("link-{mode}-{ifindex}")
+    format!("link-{kind}-{ifindex}")
 }
+
+/// Every kind of link.
+const KINDS: [Option<XdpMode>; 3] = [Some(XdpMode::Native), Some(XdpMode::Generic), None];
 
 impl Pinholes {
     /// Attaches to a device and pins the link, or takes over the link that a predecessor pinned.
     /// A link that has just been detached holds its device for a moment: busy devices are tried
-    /// again until `patience` is over.
+    /// again until `patience` is over. Also returned is why the driver does not run the program, if
+    /// that was tried.
     pub(crate) fn attach(
         &mut self,
         program: &str,
@@ -54,7 +68,7 @@ impl Pinholes {
         ifindex: u32,
         wanted: Option<XdpMode>,
         patience: Duration,
-    ) -> Result<XdpMode, RouterError> {
+    ) -> Result<(XdpMode, Option<String>), RouterError> {
         let modes: &[XdpMode] = match wanted {
             None => &[XdpMode::Native, XdpMode::Generic],
             Some(XdpMode::Native) => &[XdpMode::Native],
@@ -63,45 +77,120 @@ impl Pinholes {
         for &mode in modes {
             if let Some(link) = self.take_over(program, ifindex, mode) {
                 self.links.insert(ifindex, link);
-                return Ok(mode);
+                self.remove_others(ifindex, Some(mode));
+                return Ok((mode, None));
             }
         }
-        // A pin of another mode, or of a device that had this number before.
-        for mode in [XdpMode::Native, XdpMode::Generic] {
-            let _ = fs::remove_file(self.pins.join(pin_name(ifindex, mode)));
-        }
+        self.remove_pins_of(ifindex);
         let until = Instant::now() + patience;
-        let mut cause = String::new();
+        let mut causes: Vec<String> = Vec::new();
         for &mode in modes {
-            loop {
-                match self.attach_anew(program, ifindex, mode) {
+            let cause = loop {
+                let link = self.attach_anew(program, ifindex, mode);
+                match link.and_then(|link| self.pin(link, ifindex, mode)) {
                     Ok(link) => {
                         self.links.insert(ifindex, link);
-                        return Ok(mode);
+                        return Ok((mode, causes.pop()));
                     }
-                    Err(AttachError::Busy) => {
-                        cause = "another XDP program is attached; detach it (ip link set dev ... xdp off) and start again".into();
-                        if Instant::now() >= until {
-                            break;
-                        }
+                    Err(AttachError::Busy) if Instant::now() < until => {
                         thread::sleep(Duration::from_millis(20));
                     }
-                    Err(AttachError::Other(text)) => {
-                        cause = text;
-                        break;
+                    Err(AttachError::Busy) => {
+                        break format!(
+                            "another XDP program is attached; detach it (ip link set dev {name} xdp off)"
+                        );
                     }
+                    Err(AttachError::Other(text)) => break text,
                 }
-            }
+            };
+            causes.push(cause);
         }
+        causes.dedup();
         Err(RouterError::new(
             format!("cannot attach XDP to {name}"),
-            cause,
+            causes.join("; in generic mode: "),
         ))
+    }
+
+    /// Attaches a program of tc where packets come from a device, as [`attach`](Self::attach) does: behind what others
+    /// have attached there.
+    pub(crate) fn attach_tc(
+        &mut self,
+        program: &str,
+        name: &str,
+        ifindex: u32,
+    ) -> Result<(), RouterError> {
+        let pin = self.pins.join(pin_name(ifindex, None));
+        let taken = self.take_over_tc(program, &pin);
+        let (link, inherited) = if let Some(link) = taken {
+            self.remove_others(ifindex, None);
+            (link, true)
+        } else {
+            self.remove_pins_of(ifindex);
+            let doing = || format!("cannot attach a tc program to {name}");
+            let failed = |cause: AttachError| RouterError::new(doing(), cause.text());
+            let link = self.attach_tc_anew(program, name).map_err(failed)?;
+            let pinned = link.pin(&pin);
+            let pinned = pinned.map_err(|e| RouterError::new(doing(), chain(&e)))?;
+            (pinned.into(), false)
+        };
+        let attachment = Attachment {
+            _link: link,
+            pin,
+            inherited,
+        };
+        self.links.insert(ifindex, attachment);
+        Ok(())
+    }
+
+    /// Attaches to one of the kernel's VXLAN devices.
+    pub(crate) fn hook_overlay(&mut self, ifindex: u32) -> Result<(), RouterError> {
+        let doing = "cannot attach a tc program to the kernel's VXLAN device";
+        let name = nix::net::if_::if_indextoname(ifindex);
+        let name = name.map_err(|e| RouterError::new(doing, e.to_string()))?;
+        self.attach_tc("viaduct_tc_overlay", &name.to_string_lossy(), ifindex)
+    }
+
+    fn take_over_tc(&mut self, program: &str, pin: &Path) -> Option<FdLink> {
+        let link = FdLink::from(PinnedLink::from_pin(pin).ok()?);
+        let link = SchedClassifierLink::try_from(link).ok()?;
+        let program = self.classifier(program).ok()?;
+        let id = program.attach_to_link(link).ok()?;
+        take_tc(program, id).ok()
+    }
+
+    /// Only tcx has links (Linux 6.6).
+    pub(crate) fn attach_tc_anew(
+        &mut self,
+        program: &str,
+        name: &str,
+    ) -> Result<FdLink, AttachError> {
+        let program = self.classifier(program);
+        let program = program.map_err(|e| AttachError::Other(e.to_string()))?;
+        let order = TcAttachOptions::TcxOrder(LinkOrder::default());
+        let id = program.attach_with_options(name, TcAttachType::Ingress, order);
+        let needs = "hooks in tc need tcx, which Linux has since 6.6";
+        let failed = |e| AttachError::Other(format!("{} ({needs})", chain(&e)));
+        take_tc(program, id.map_err(failed)?)
+    }
+
+    /// Pins of a device that had this number before, or that cannot be taken over.
+    fn remove_pins_of(&self, ifindex: u32) {
+        for kind in KINDS {
+            let _ = fs::remove_file(self.pins.join(pin_name(ifindex, kind)));
+        }
+    }
+
+    /// A predecessor's links of other kinds.
+    fn remove_others(&self, ifindex: u32, than: Option<XdpMode>) {
+        for kind in KINDS.into_iter().filter(|kind| *kind != than) {
+            let _ = fs::remove_file(self.pins.join(pin_name(ifindex, kind)));
+        }
     }
 
     /// None when there is no such link, or its device is gone.
     fn take_over(&mut self, program: &str, ifindex: u32, mode: XdpMode) -> Option<Attachment> {
-        let pin = self.pins.join(pin_name(ifindex, mode));
+        let pin = self.pins.join(pin_name(ifindex, Some(mode)));
         let link = FdLink::from(PinnedLink::from_pin(&pin).ok()?);
         let link = XdpLink::try_from(link).ok()?;
         let program = self.program(program).ok()?;
@@ -113,17 +202,17 @@ impl Pinholes {
         })
     }
 
-    fn attach_anew(
+    /// A link that is not pinned yet.
+    pub(crate) fn attach_anew(
         &mut self,
         program: &str,
         ifindex: u32,
         mode: XdpMode,
-    ) -> Result<Attachment, AttachError> {
+    ) -> Result<FdLink, AttachError> {
         let flags = match mode {
             XdpMode::Native => AyaMode::Driver,
             XdpMode::Generic => AyaMode::Skb,
         };
-        let pin = self.pins.join(pin_name(ifindex, mode));
         let program = self
             .program(program)
             .map_err(|e| AttachError::Other(e.to_string()))?;
@@ -135,10 +224,14 @@ impl Pinholes {
             if busy {
                 AttachError::Busy
             } else {
-                AttachError::Other(text)
+                AttachError::Other(meant(text))
             }
         })?;
-        let link = take(program, id)?;
+        take(program, id)
+    }
+
+    fn pin(&self, link: FdLink, ifindex: u32, mode: XdpMode) -> Result<Attachment, AttachError> {
+        let pin = self.pins.join(pin_name(ifindex, Some(mode)));
         let link = link.pin(&pin).map_err(|e| AttachError::other(&e))?;
         Ok(Attachment {
             _link: link.into(),
@@ -156,13 +249,11 @@ impl Pinholes {
     }
 
     /// Removes the pins that a predecessor left on devices that are not ours.
-    pub(crate) fn drop_strangers(&self) -> usize {
+    pub(crate) fn remove_foreign(&self) -> usize {
         let ours: Vec<&Path> = self.links.values().map(|a| a.pin.as_path()).collect();
-        let strangers = pins(&self.pins).unwrap_or_default();
-        let strangers = strangers
-            .iter()
-            .filter(|pin| !ours.contains(&pin.as_path()));
-        strangers.filter(|pin| fs::remove_file(pin).is_ok()).count()
+        let pins = pins(&self.pins).unwrap_or_default();
+        let foreign = pins.iter().filter(|pin| !ours.contains(&pin.as_path()));
+        foreign.filter(|pin| fs::remove_file(pin).is_ok()).count()
     }
 
     /// Detaches from all devices, or, when nothing may pass unseen, leaves the programs where they
@@ -177,8 +268,34 @@ impl Pinholes {
     }
 }
 
+/// What the kernel means where its error number alone does not say it (`veth_xdp_set` of Linux
+/// `drivers/net/veth.c`, `dev_xdp_attach` of `net/core/dev.c`).
+fn meant(text: String) -> String {
+    let numbers = [
+        (
+            "os error 34",
+            "the MTU of the device, or of a veth's other end, is too large for XDP in the driver",
+        ),
+        (
+            "os error 28",
+            "it has fewer receive queues than its other end has transmit queues",
+        ),
+        ("os error 95", "its driver has no XDP"),
+    ];
+    let known = numbers.iter().find(|(number, _)| text.contains(number));
+    known.map_or(text, |(_, meaning)| (*meaning).to_owned())
+}
+
 /// Only a BPF link detaches by itself and can be pinned.
 fn take(program: &mut Xdp, id: aya::programs::xdp::XdpLinkId) -> Result<FdLink, AttachError> {
+    let link = program.take_link(id).map_err(|e| AttachError::other(&e))?;
+    FdLink::try_from(link).map_err(|e| AttachError::other(&e))
+}
+
+fn take_tc(
+    program: &mut SchedClassifier,
+    id: SchedClassifierLinkId,
+) -> Result<FdLink, AttachError> {
     let link = program.take_link(id).map_err(|e| AttachError::other(&e))?;
     FdLink::try_from(link).map_err(|e| AttachError::other(&e))
 }
@@ -209,7 +326,7 @@ pub fn pinned_programs(folder: &Path) -> Vec<u32> {
         .collect()
 }
 
-/// Removes the pins that a dead router left in `folder`: its XDP links detach.
+/// Removes the pins that a dead router left in `folder`: its links detach.
 ///
 /// # Errors
 /// When a pin cannot be removed.

@@ -11,6 +11,7 @@ mod attach;
 mod bpf;
 mod counters;
 mod error;
+mod files;
 mod flows;
 mod forward;
 mod frame;
@@ -19,12 +20,13 @@ mod reason;
 mod router;
 mod sys;
 mod tick;
+mod trunk;
 mod tun;
 mod worker;
 pub mod xsk;
 
 pub use attach::{pinned_programs, remove_pins};
-pub use bpf::{Outcomes, XdpMode};
+pub use bpf::{Carried, ClusterPrefix, Outcomes, Settled, Trial, Tried, XdpMode};
 pub use counters::{PortTotals, SocketTotals, WorkerTotals};
 pub use error::RouterError;
 pub use flows::{FromPod, FromUnderlay, Side};
@@ -34,7 +36,9 @@ pub use forward::{
 };
 pub use frame::{Frame, MAX_MTU};
 pub use reason::DropReason;
-pub use router::{Attached, PodSide, Router, RouterOptions};
+pub use router::{Attached, Hook, Liveness, PodSide, Router, RouterOptions, WorkerHealth};
+pub use sys::network_namespace;
 pub use tick::Tick;
+pub use tun::check_tun;
 #[doc(hidden)]
 pub use worker::HandoffPair;

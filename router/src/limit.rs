@@ -8,7 +8,7 @@
 )]
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use viaduct_fib::{PortId, Rate};
 
@@ -69,11 +69,42 @@ struct Buckets {
 
 /// All ports' buckets, or none: nothing is limited. Only those of limited ports are ever touched.
 #[derive(Clone, Debug, Default)]
-pub(crate) struct Limiter(Option<Arc<[Buckets]>>);
+pub(crate) struct Limiter(Option<Limits>);
+
+#[derive(Clone, Debug)]
+struct Limits {
+    buckets: Arc<[Buckets]>,
+    /// Whether limits do not hold for now: one flag a worker, which its parts share.
+    lifted: Arc<AtomicBool>,
+}
 
 impl Limiter {
     pub(crate) fn new(ports: usize) -> Self {
-        Self(Some((0..ports).map(|_| Buckets::default()).collect()))
+        Self(Some(Limits {
+            buckets: (0..ports).map(|_| Buckets::default()).collect(),
+            lifted: Arc::default(),
+        }))
+    }
+
+    /// The same buckets for another worker.
+    pub(crate) fn for_worker(&self) -> Self {
+        let limits = self.0.as_ref();
+        Self(limits.map(|limits| Limits {
+            buckets: Arc::clone(&limits.buckets),
+            lifted: Arc::default(),
+        }))
+    }
+
+    /// Lifts all limits of this worker, or no longer: while a port goes away, whatever waits may pass.
+    pub(crate) fn lift(&self, lifted: bool) {
+        if let Some(limits) = &self.0 {
+            limits.lifted.store(lifted, Ordering::Relaxed);
+        }
+    }
+
+    fn lifted(&self) -> bool {
+        let limits = self.0.as_ref();
+        limits.is_some_and(|limits| limits.lifted.load(Ordering::Relaxed))
     }
 
     /// Whether the longest frame could pass a port now, not counting it.
@@ -82,13 +113,16 @@ impl Limiter {
         let Some(bucket) = self.bucket(port, direction) else {
             return true;
         };
+        if self.lifted() {
+            return true;
+        }
         let time = rate.time_of(LONGEST);
         let before = bucket.0.load(Ordering::Relaxed).saturating_sub(now.0);
         before.saturating_add(time) <= rate.burst().max(time)
     }
 
     fn bucket(&self, port: PortId, direction: Direction) -> Option<&Bucket> {
-        let buckets = self.0.as_ref()?.get(usize::from(port.0))?;
+        let buckets = self.0.as_ref()?.buckets.get(usize::from(port.0))?;
         Some(match direction {
             Direction::FromPod => &buckets.from_pod,
             Direction::ToPod => &buckets.to_pod,
@@ -107,7 +141,8 @@ impl Limiter {
     ) -> bool {
         let bucket = self.bucket(port, direction);
         match (rate, bucket) {
-            (Some(rate), Some(bucket)) => bucket.admit(rate, bytes, now),
+            // While limits are lifted, what is beyond the rate passes uncounted.
+            (Some(rate), Some(bucket)) => bucket.admit(rate, bytes, now) || self.lifted(),
             _ => true,
         }
     }
@@ -152,6 +187,26 @@ mod tests {
         assert!(bucket.admit(&rate, 1500, Tick(0)));
         assert!(!bucket.admit(&rate, 1500, Tick(11_000 * MS)));
         assert!(bucket.admit(&rate, 1500, Tick(12_000 * MS)));
+    }
+
+    #[test]
+    fn limits_are_lifted_for_all_parts_of_one_worker() {
+        let rate = Rate::new(1000, 1);
+        let worker = Limiter::new(2);
+        let (part, other) = (worker.clone(), worker.for_worker());
+        for limiter in [&worker, &part, &other] {
+            limiter.admit(PortId(1), Direction::FromPod, Some(&rate), 1500, Tick(0));
+        }
+        let passes = |limiter: &Limiter| {
+            let admitted = limiter.admit(PortId(1), Direction::FromPod, Some(&rate), 1500, Tick(0));
+            let ready = limiter.ready(PortId(1), Direction::FromPod, &rate, Tick(0));
+            (admitted, ready)
+        };
+        worker.lift(true);
+        assert_eq!(passes(&part), (true, true));
+        assert_eq!(passes(&other), (false, false));
+        worker.lift(false);
+        assert_eq!(passes(&part), (false, false));
     }
 
     #[test]

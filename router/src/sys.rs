@@ -50,6 +50,31 @@ pub(crate) fn nap(time: Duration) {
     unsafe { libc::clock_nanosleep(libc::CLOCK_MONOTONIC, 0, &raw const time, ptr::null_mut()) };
 }
 
+/// The kernel's number of the network namespace that this thread is in, never used twice in a boot.
+///
+/// # Errors
+///
+/// If the kernel has none (before Linux 5.14).
+pub fn network_namespace() -> io::Result<u64> {
+    /// `include/uapi/asm-generic/socket.h`.
+    const SO_NETNS_COOKIE: libc::c_int = 71;
+    let socket = any_socket()?;
+    let mut cookie: u64 = 0;
+    let mut length = libc::socklen_t::try_from(size_of::<u64>()).map_err(io::Error::other)?;
+    // SAFETY: getsockopt(2) writes at most `length` bytes to `cookie`, which has as many, and the
+    // length to `length`; the descriptor is open.
+    check(unsafe {
+        libc::getsockopt(
+            socket.as_raw_fd(),
+            libc::SOL_SOCKET,
+            SO_NETNS_COOKIE,
+            (&raw mut cookie).cast(),
+            &raw mut length,
+        )
+    })?;
+    Ok(cookie)
+}
+
 /// A socket to ask the kernel about devices with.
 fn any_socket() -> io::Result<OwnedFd> {
     // SAFETY: socket(2) takes no pointers.
@@ -147,6 +172,32 @@ pub(crate) fn channels(interface: &str) -> io::Result<Channels> {
         Err(e) if e.raw_os_error() == Some(libc::EOPNOTSUPP) => Ok(Channels { rx: 1, tx: 1 }),
         Err(e) => Err(e),
     }
+}
+
+/// Whether a device is an end of a veth pair, as its driver says.
+pub(crate) fn is_veth(interface: &str) -> bool {
+    const ETHTOOL_GDRVINFO: u32 = 3;
+    /// `struct ethtool_drvinfo` of `include/uapi/linux/ethtool.h`: 196 bytes.
+    #[repr(C)]
+    struct Answer {
+        cmd: u32,
+        driver: [u8; 32],
+        rest: [u32; 40],
+    }
+    let Ok(fd) = any_socket() else {
+        return false;
+    };
+    let mut answer = Answer {
+        cmd: ETHTOOL_GDRVINFO,
+        driver: [0; 32],
+        rest: [0; 40],
+    };
+    let mut request = interface_request(interface);
+    request.ifr_ifru.ifru_data = (&raw mut answer).cast();
+    // SAFETY: SIOCETHTOOL reads the ifreq and writes one ethtool_drvinfo where it points, which
+    // is as large as this one; both outlive the call.
+    let result = check(unsafe { libc::ioctl(fd.as_raw_fd(), libc::SIOCETHTOOL, &raw mut request) });
+    result.is_ok() && answer.driver.starts_with(b"veth\0")
 }
 
 /// Turns a device's GRO on or off (ethtool(8), `-K DEV gro`): whether it was on.

@@ -270,3 +270,30 @@ fn limited_pods_are_measured_packet_by_packet() {
     let packet = from_pod([10, 244, 1, 2], [10, 244, 2, 2], 30);
     assert_eq!(compare(&reader, &mut state, &packet), 2, "not kept");
 }
+
+/// A packet in the pod's own VXLAN, its checksum left to hardware.
+fn partial_inside() -> Packet {
+    let inside = partial_tcp().bytes;
+    let mut packet = from_pod([10, 244, 1, 2], [10, 244, 2, 2], 8 + inside.len());
+    let at = ETHERNET + 28;
+    packet.bytes[at..at + 8].copy_from_slice(&[8, 0, 0, 0, 0, 0, 42, 0]);
+    packet.bytes[at + 8..].copy_from_slice(&inside);
+    packet.bytes[at - 2..at].fill(0);
+    packet
+}
+
+#[test]
+fn a_checksum_inside_a_pods_own_tunnel_is_finished_each_time() {
+    let (_publisher, reader) = node(1, true);
+    let mut state = WorkerState::new(64);
+    let packet = partial_inside();
+    assert_eq!(compare(&reader, &mut state, &packet), 2, "not kept");
+    let made = run(&reader, &mut state, &packet);
+    assert_eq!(made.checksums_finished, 1);
+    let inner = made.bytes.len() - (partial_tcp().bytes.len() - ETHERNET);
+    let ip = &made.bytes[inner..];
+    let p = IpPacket::parse(ip, 0x0800).unwrap();
+    let l4 = &ip[p.l4_offset..];
+    let whole = pseudo_header(p.src, p.dst, p.protocol, l4.len()) + sum(l4);
+    assert_eq!(fold(whole), 0xffff, "complete");
+}

@@ -153,6 +153,67 @@ fn each_refusal_has_its_reason() {
     );
 }
 
+/// A frame of the pod, changed; what becomes of it.
+fn sent(change: impl FnOnce(&mut Vec<u8>)) -> Verdict {
+    sent_as(WorkerState::default(), 64, change)
+}
+
+fn sent_as(mut state: WorkerState, ttl: u8, change: impl FnOnce(&mut Vec<u8>)) -> Verdict {
+    let (_publisher, one) = node(1, true);
+    let (c, len) = chunk([10, 244, 1, 2], [10, 244, 2, 2], ttl, 100);
+    let mut frame = c[HEADROOM..HEADROOM + len].to_vec();
+    change(&mut frame);
+    let mut c = vec![0; 4096];
+    c[HEADROOM..HEADROOM + frame.len()].copy_from_slice(&frame);
+    run_with(&mut state, &one, &mut c, HEADROOM, frame.len(), PORT).0
+}
+
+#[test]
+fn a_frame_for_another_mac_is_not_taken() {
+    let drop = Verdict::Drop;
+    for mac in [[0; 6], [2, 0, 0, 0, 2, 9], POD.0] {
+        let verdict = sent(|frame| frame[..6].copy_from_slice(&mac));
+        assert_eq!(verdict, drop(DropReason::ForeignMac), "{mac:?}");
+    }
+    let many = sent(|frame| frame[..6].copy_from_slice(&[0xff; 6]));
+    assert_eq!(many, drop(DropReason::Multicast));
+}
+
+#[test]
+fn priority_tags_are_taken_off_and_others_dropped() {
+    let to_node = Verdict::Send(PortId::UNDERLAY);
+    let tagged = |tags: &[[u8; 4]]| {
+        sent(|frame| {
+            for tag in tags.iter().rev() {
+                frame.splice(12..12, *tag);
+            }
+        })
+    };
+    let (priority, vlan) = ([0x81, 0, 0xe0, 0], [0x81, 0, 0, 7]);
+    assert_eq!(tagged(&[priority]), to_node);
+    assert_eq!(tagged(&[[0x88, 0xa8, 0, 0], priority]), to_node);
+    let dropped = Verdict::Drop(DropReason::VlanTagged);
+    for tags in [&[vlan][..], &[priority, vlan], &[priority; 3]] {
+        assert_eq!(tagged(tags), dropped, "{tags:?}");
+    }
+}
+
+/// The kernel looks at the hops first, too.
+#[test]
+fn of_two_faults_the_hops_are_told() {
+    let verdict = sent_as(WorkerState::new(64), 1, |frame| {
+        frame.resize(1600, 0);
+        frame[16..18].copy_from_slice(&1586u16.to_be_bytes());
+        frame[24..26].fill(0);
+        let sum = !viaduct_encap::checksum::fold(viaduct_encap::checksum::sum(&frame[14..34]));
+        frame[24..26].copy_from_slice(&sum.to_be_bytes());
+    });
+    let Verdict::Exception(Exception::IcmpError { error, .. }) = verdict else {
+        panic!("{verdict:?}");
+    };
+    assert_eq!(error, IcmpError::TimeExceeded);
+}
+
 /// An error is made in the frame of its packet, and goes back to the sender.
 #[test]
 fn an_error_goes_back_to_the_sender() {

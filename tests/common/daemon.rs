@@ -17,10 +17,14 @@ use super::{Namespace, must, wait_for};
 pub struct Daemon {
     pub name: String,
     pub(super) namespace: Namespace,
-    pub(super) directory: PathBuf,
-    pub(super) file: PathBuf,
+    pub directory: PathBuf,
+    pub file: PathBuf,
     pub(super) arguments: Vec<String>,
     pub(super) environment: Vec<(String, String)>,
+    /// Makes mounts that only it sees.
+    pub(super) mounts: Option<String>,
+    /// The most files that it may open, if that is to be less than usual.
+    pub(super) files: Option<u32>,
     /// In place of `/etc/hosts`.
     pub hosts: Option<PathBuf>,
     pub(super) child: Option<Child>,
@@ -44,6 +48,18 @@ impl Daemon {
                 command
             }
         };
+        if let Some(script) = &self.mounts {
+            command = self.namespace.command("unshare");
+            let script = format!("set -e\n{script}\nexec \"$@\"");
+            command.args(["--mount", "sh", "-c", &script, "sh", program]);
+        }
+        if let Some(files) = self.files {
+            let mut limited = self.namespace.command("prlimit");
+            limited
+                .arg(format!("--nofile={files}:{files}"))
+                .arg(program);
+            command = limited;
+        }
         command
             .args(["run", "--config"])
             .arg(&self.file)
@@ -53,7 +69,8 @@ impl Daemon {
             .stdout(Stdio::null())
             .stderr(log);
         self.child = Some(command.spawn().expect("the router starts"));
-        let until = Instant::now() + Duration::from_secs(10);
+        // Its XDP programs are verified meanwhile, which takes seconds on a busy machine.
+        let until = Instant::now() + Duration::from_secs(60);
         while self.try_ask("status").is_none() {
             let ended = self
                 .child
@@ -98,9 +115,9 @@ impl Daemon {
             .iter()
             .find(|p| p["name"] == name)
             .unwrap_or_else(|| panic!("no port {name}"));
-        port[counter]
-            .as_u64()
-            .unwrap_or_else(|| panic!("no {counter} at {name}"))
+        let workers = port[counter].as_u64();
+        let workers = workers.unwrap_or_else(|| panic!("no {counter} at {name}"));
+        workers + port["hooks"][counter].as_u64().unwrap_or(0)
     }
 
     /// Packets that came up, received or made here, and what became of them:
@@ -141,6 +158,16 @@ impl Daemon {
         });
     }
 
+    /// Workers dropped nothing and left nothing to the kernel. What the kernel dropped in front of
+    /// their sockets, or an XDP program (a pod's multicast, say), is listed beside and does not count.
+    pub fn assert_no_drops_of_workers(&self) {
+        let drops = self.ask("drops");
+        let rows = drops["drops"].as_array().expect("drops").iter();
+        let of_workers = |row: &&Value| row["fate"] == "dropped" || row["fate"] == "punted";
+        let of_workers: Vec<_> = rows.filter(of_workers).collect();
+        assert!(of_workers.is_empty(), "{of_workers:?}");
+    }
+
     /// Packets dropped for a reason, all ports together.
     pub fn dropped(&self, reason: &str) -> u64 {
         let drops = self.ask("drops");
@@ -178,6 +205,12 @@ impl Daemon {
         )
     }
 
+    /// Changes its configuration for the next start.
+    pub fn reconfigured(&self, from: &str, to: &str) {
+        let text = fs::read_to_string(&self.file).expect("its configuration");
+        fs::write(&self.file, text.replace(from, to)).expect("its configuration");
+    }
+
     /// Writes its configuration anew and has it read.
     pub fn reload(&self, change: impl FnOnce(String) -> String) {
         let text = fs::read_to_string(&self.file).expect("its configuration");
@@ -197,6 +230,21 @@ impl Daemon {
             .id()
             .to_string();
         must(Command::new("kill").args([signal, &pid]));
+    }
+
+    /// From its next start on it has mounts of its own, which these lines of shell make.
+    pub fn mount(&mut self, script: &str) {
+        self.mounts = Some(script.to_owned());
+    }
+
+    /// From its next start on it may open so many files.
+    pub fn limit_files(&mut self, files: u32) {
+        self.files = Some(files);
+    }
+
+    /// Its configuration.
+    pub fn file(&self) -> &std::path::Path {
+        &self.file
     }
 
     pub fn pid(&self) -> u32 {
@@ -237,6 +285,15 @@ impl Daemon {
         });
         let code = child.wait().expect("a child");
         assert!(code.success(), "{code}: {}", self.log());
+    }
+
+    /// Waits until it has ended; its exit code.
+    pub fn ended(&mut self) -> Option<i32> {
+        let mut child = self.child.take().expect("a running router");
+        wait_for("the router to end", || {
+            child.try_wait().expect("a child").is_some()
+        });
+        child.wait().expect("a child").code()
     }
 
     /// `viaduct cleanup` with its configuration.

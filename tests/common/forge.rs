@@ -13,19 +13,28 @@ pub struct Ears {
 }
 
 impl Namespace {
-    /// `forge.py` with these words.
-    pub fn forge(&self, words: &str) {
+    /// `forge.py` with these words; what it printed.
+    pub fn forge(&self, words: &str) -> String {
         let mut command = self.command(PYTHON);
         must(
             command
                 .arg(script("forge.py"))
                 .args(words.split_whitespace()),
-        );
+        )
     }
 
     pub fn hear(&self, addresses: &[&str]) -> Ears {
+        self.listen(&format!("hear {}", addresses.join(" ")))
+    }
+
+    /// Hears words that begin with "leak" in ICMPv6 packets of any type.
+    pub fn hear_icmpv6(&self) -> Ears {
+        self.listen("hear6")
+    }
+
+    fn listen(&self, what: &str) -> Ears {
         let script = script("forge.py");
-        let words = format!("{PYTHON} {script} hear {}", addresses.join(" "));
+        let words = format!("{PYTHON} {script} {what}");
         let mut process = self.spawn(&words);
         assert_eq!(process.line(), "ready", "{words}");
         let heard = Arc::new(Mutex::new(Vec::new()));

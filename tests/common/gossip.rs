@@ -21,7 +21,7 @@ impl Testbed {
         write_key(&key_file, &key.repeat(32));
         format!(
             "[gossip]\ntrust = \"first-sight\"\ncluster = \"{cluster}\"\nkey_file = \"{}\"\nstate = \"{}\"\n\
-             peers = [\"192.0.2.{peer}:7946\"]\n",
+             peers = [\"192.0.2.{peer}:7950\"]\n",
             key_file.display(),
             directory.join("state").display(),
         )

@@ -21,6 +21,7 @@ mod peer;
 mod pod;
 mod stream;
 mod traffic;
+mod trust;
 mod watchdog;
 
 use std::fs;
@@ -42,6 +43,7 @@ pub use peer::Vxlan;
 pub use pod::{Node, Pod};
 pub use stream::Stream;
 pub use traffic::{Answers, OneWay, captured, captured_packets};
+pub use trust::{Authority, Signee};
 pub use watchdog::prefix_of;
 
 static NEXT: AtomicU32 = AtomicU32::new(0);
@@ -205,14 +207,18 @@ impl Testbed {
         setup: &Setup<'_>,
     ) -> Daemon {
         let n = node.n;
-        let name = format!("{}-{n}", self.id);
+        let name = match setup.name {
+            Some(name) => format!("{}-{name}", self.id),
+            None => format!("{}-{n}", self.id),
+        };
         let max_ports = if setup.workers.contains("max_ports") {
             ""
         } else {
             "max_ports = 16"
         };
+        let [hook, hooks] = setup.hooks.unwrap_or_else(Hooks::usual).lines();
         let mut config = format!(
-            "[node]\nname = \"{name}\"\n[underlay]\ninterface = \"eth0\"\n{}\n[workers]\n{}\n{max_ports}\n\
+            "[node]\nname = \"{name}\"\n[underlay]\ninterface = \"eth0\"\n{hook}\n{}\n{hooks}\n[workers]\n{}\n{max_ports}\n\
              [slow_path]\n{}\n[runtime]\ndirectory = \"{}\"\nbpffs = \"{BPFFS}/{}\"\n\
              [[networks]]\nname = \"default\"\nvni = 1\nvtep_mac = \"{}\"\n\
              pod_prefixes = [\"10.244.{n}.0/24\", \"fd00:10:244:{n}::/64\"]\n\
@@ -249,7 +255,7 @@ impl Testbed {
             );
         }
         config += setup.more;
-        let file = self.directory.path().join(format!("node-{n}.toml"));
+        let file = self.directory.path().join(format!("{name}.toml"));
         fs::write(&file, config).expect("the configuration is written");
         let mut daemon = Daemon {
             name,
@@ -262,6 +268,8 @@ impl Testbed {
                 .iter()
                 .map(|(k, v)| (k.to_string(), v.to_string()))
                 .collect(),
+            mounts: None,
+            files: None,
             hosts: None,
             child: None,
         };
@@ -283,13 +291,48 @@ impl Drop for Testbed {
     }
 }
 
+/// Where a router looks at packets first.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Hooks {
+    /// In XDP, with sockets at all devices.
+    Xdp,
+    /// In tc; all is the workers'.
+    Tc,
+    /// In tc, which carries what is settled.
+    Settled,
+}
+
+impl Hooks {
+    /// Which hooks routers have whose test does not say: `VIADUCT_TEST_HOOKS` is `tc` or `settled`, or XDP it is.
+    pub fn usual() -> Self {
+        match std::env::var("VIADUCT_TEST_HOOKS").as_deref() {
+            Ok("tc") => Self::Tc,
+            Ok("settled") => Self::Settled,
+            _ => Self::Xdp,
+        }
+    }
+
+    /// A line of `[underlay]`, and the table `[hooks]`.
+    const fn lines(self) -> [&'static str; 2] {
+        match self {
+            Self::Xdp => ["", ""],
+            Self::Tc => ["hook = \"tc\"", "[hooks]\npods = \"tc\"\nsettled = false"],
+            Self::Settled => ["hook = \"tc\"", "[hooks]\npods = \"tc\""],
+        }
+    }
+}
+
 /// How a router differs from the usual one.
 #[derive(Default)]
 pub struct Setup<'a> {
+    /// The end of the node's name, where it is not its number.
+    pub name: Option<&'a str>,
     /// Lines of `[workers]`.
     pub workers: &'a str,
     /// Lines of `[underlay]`.
     pub underlay: &'a str,
+    /// Where packets are looked at first, where it is not for the environment to say.
+    pub hooks: Option<Hooks>,
     /// Lines of `[slow_path]`.
     pub slow_path: &'a str,
     /// Peers that are reached over IPv6; the others over IPv4.

@@ -107,6 +107,11 @@ impl Process {
         must(Command::new("kill").args([signal, &self.id().to_string()]));
     }
 
+    /// Whether it has ended by itself.
+    pub fn has_ended(&mut self) -> bool {
+        self.child.try_wait().expect("a child").is_some()
+    }
+
     /// Waits until it has ended by itself.
     pub fn ended(&mut self, what: &str) {
         wait_for(what, || self.child.try_wait().expect("a child").is_some());

@@ -151,6 +151,11 @@ impl Pod {
             .spawn(&format!("{PYTHON} {} {words}", script("udp.py")))
     }
 
+    /// Sends so many datagrams at once to whoever may be there.
+    pub fn udp_burst(&self, address: &str, datagrams: u32) {
+        self.udp_client(&format!("send {address} {PORT} 1 {datagrams}"));
+    }
+
     /// Sends datagrams of 64 bytes as fast as it can, until dropped.
     pub fn flood(&self, address: &str) -> Process {
         self.namespace
@@ -228,6 +233,15 @@ pub fn captured_packets<const N: usize>(
     let mut tcpdump = tcpdump.spawn().expect("tcpdump runs");
     wait_for("the capture to begin", || capture.exists());
     work();
+    // A signal ends tcpdump at once, whatever it has not read yet: a last frame shows that it has.
+    let end = "import socket; s = socket.socket(socket.AF_PACKET, socket.SOCK_RAW); \
+               s.bind((\"eth0\", 0)); \
+               s.send(bytes(12) + b\"\\x88\\xb5end of the capture\" + bytes(40))";
+    must(node.namespace.command("python3").args(["-c", end]));
+    wait_for("the capture to have all", || {
+        let file = fs::read(&capture).unwrap_or_default();
+        file.windows(18).any(|part| part == b"end of the capture")
+    });
     must(Command::new("kill").arg(tcpdump.id().to_string()));
     let _ = tcpdump.wait();
     filters.map(|filter| {

@@ -3,18 +3,14 @@
 //! All of a node's pods are interfaces of one namespace, since the generator takes turns among interfaces.
 
 use std::fmt::Write as _;
-use std::io::Write as _;
 use std::net::Ipv4Addr;
-use std::path::Path;
-use std::process::{Command, Output, Stdio};
-use std::sync::atomic::{AtomicU32, Ordering};
 
-use anyhow::{Context, bail, ensure};
-use tempfile::TempDir;
+use anyhow::ensure;
 use viaduct_encap::MacAddr;
 use viaduct_pktgen::Namespace;
 
-use crate::watchdog;
+use crate::host::{Host, Hosts};
+use crate::node::{Local, Node, Remote, Vtep};
 
 /// Pods that a node may have here.
 pub(crate) const MOST_PODS: u32 = 110;
@@ -29,8 +25,6 @@ pub(crate) const UNDERLAY: &str = "eth0";
 /// VXLAN's network and port, as flannel has them.
 pub(crate) const VNI: u32 = 1;
 pub(crate) const VXLAN_PORT: u16 = 8472;
-
-static NEXT: AtomicU32 = AtomicU32::new(0);
 
 /// The underlay addresses of the node and of the `n`th other node.
 pub(crate) const NODE: Ipv4Addr = Ipv4Addr::new(198, 18, 0, 1);
@@ -47,12 +41,28 @@ pub(crate) fn far_vtep_mac(n: u32) -> MacAddr {
     MacAddr([2, 0, 0, 0, 2, byte(n)])
 }
 
+pub(crate) const NODE_VTEP: Vtep = Vtep {
+    address: NODE,
+    underlay_mac: NODE_MAC,
+    mac: VTEP_MAC,
+};
+pub(crate) fn far_vtep(n: u32) -> Vtep {
+    Vtep {
+        address: far(n),
+        underlay_mac: FAR_MAC,
+        mac: far_vtep_mac(n),
+    }
+}
+
 /// The MAC of the node's end of all pods' interfaces.
 pub(crate) const GATEWAY_MAC: MacAddr = MacAddr([2, 0, 0, 0, 0, 4]);
 
 fn byte(n: u32) -> u8 {
     u8::try_from(n % 256).unwrap_or(0)
 }
+
+/// The /24 of the node's pods.
+const PODS: Ipv4Addr = Ipv4Addr::new(10, 244, 1, 0);
 
 /// The `n`th prefix of other nodes' pods is this /24.
 pub(crate) fn prefix(n: u32) -> Ipv4Addr {
@@ -70,7 +80,7 @@ pub(crate) struct Pod(pub(crate) u32);
 
 impl Pod {
     pub(crate) fn address(self) -> Ipv4Addr {
-        Ipv4Addr::from(0x0af4_0102 + self.0)
+        Ipv4Addr::from(u32::from(PODS) + 2 + self.0)
     }
     /// Its interface, in the pods' namespace.
     pub(crate) fn interface(self) -> String {
@@ -106,12 +116,13 @@ impl Shape {
     }
 }
 
-/// The namespaces, removed when this is dropped.
+/// The three namespaces, removed when this is dropped.
 pub(crate) struct Bed {
-    pub(crate) id: String,
     pub(crate) shape: Shape,
-    pub(crate) folder: TempDir,
-    names: Vec<String>,
+    pub(crate) host: Host,
+    pods: Host,
+    far: Host,
+    pub(crate) hosts: Hosts,
 }
 
 impl Bed {
@@ -126,98 +137,52 @@ impl Bed {
             "{} routes: 1 to {MOST_ROUTES} are possible",
             shape.routes
         );
-        watchdog::start()?;
-        let number = NEXT.fetch_add(1, Ordering::Relaxed);
-        let id = format!("{}{number}", watchdog::prefix());
-        let folder = tempfile::Builder::new()
-            .prefix(&format!("{id}-"))
-            .tempdir()
-            .context("no temporary folder")?;
-        let mut bed = Self {
-            id,
+        let mut hosts = Hosts::new()?;
+        let bed = Self {
             shape,
-            folder,
-            names: Vec::new(),
+            pods: hosts.add("pods")?,
+            host: hosts.add("node")?,
+            far: hosts.add("far")?,
+            hosts,
         };
-        for role in ["pods", "node", "far"] {
-            let name = bed.name(role);
-            run(Command::new("ip").args(["netns", "add", &name]))?;
-            bed.names.push(name);
-        }
         bed.connect()?;
         Ok(bed)
     }
 
-    fn name(&self, role: &str) -> String {
-        format!("{}-{role}", self.id)
-    }
-
     pub(crate) fn pods(&self) -> Namespace {
-        Namespace::new(Some(&self.name("pods")))
+        self.pods.namespace()
     }
     pub(crate) fn node(&self) -> Namespace {
-        Namespace::new(Some(&self.name("node")))
+        self.host.namespace()
     }
     pub(crate) fn far(&self) -> Namespace {
-        Namespace::new(Some(&self.name("far")))
+        self.far.namespace()
     }
 
-    /// A command in the node's namespace. `ip netns exec` would hide the BPF filesystem.
-    pub(crate) fn command(&self, program: &str) -> Command {
-        let mut command = Command::new("nsenter");
-        command
-            .arg(format!("--net=/run/netns/{}", self.name("node")))
-            .arg("--")
-            .arg(program)
-            .stdin(Stdio::null());
-        command
-    }
-
-    /// Words in the node's namespace, for [`run_words`].
-    pub(crate) fn words(&self, words: &str) -> Vec<String> {
-        let net = format!("--net=/run/netns/{}", self.name("node"));
-        let words = words.split_whitespace().map(ToOwned::to_owned);
-        ["nsenter".to_owned(), net, "--".to_owned()]
-            .into_iter()
-            .chain(words)
-            .collect()
-    }
-
-    /// Runs words in the node's namespace.
-    pub(crate) fn run(&self, words: &str) -> anyhow::Result<String> {
-        self.run_in("node", words)
-    }
-
-    fn run_in(&self, role: &str, words: &str) -> anyhow::Result<String> {
-        let mut command = Command::new("nsenter");
-        command
-            .arg(format!("--net=/run/netns/{}", self.name(role)))
-            .arg("--");
-        run(command.args(words.split_whitespace()).stdin(Stdio::null()))
-    }
-
-    /// Writes a setting of an interface below its namespace's /sys/class/net.
-    pub(crate) fn write_sys(&self, file: &str, value: &str) -> anyhow::Result<()> {
-        let script = format!("echo {value} > /sys/class/net/{file}");
-        run(Command::new("ip").args(["netns", "exec", &self.name("node"), "sh", "-c", &script]))?;
-        Ok(())
-    }
-
-    /// Has `ip` do many things in the node's namespace.
-    pub(crate) fn batch(&self, program: &str, lines: &str) -> anyhow::Result<()> {
-        batch(program, &self.name("node"), lines)
+    /// The node as systems set it up.
+    pub(crate) fn as_node(&self) -> Node {
+        let pods = self.shape.pods().map(|pod| Local {
+            address: pod.address(),
+            mac: pod.mac(),
+            interface: pod.host_interface(),
+        });
+        let others = (0..self.shape.nodes()).map(|n| Remote {
+            vtep: far_vtep(n),
+            prefixes: self.shape.prefixes_of(n).map(prefix).collect(),
+        });
+        Node {
+            host: self.host.clone(),
+            name: self.hosts.id.clone(),
+            folder: self.hosts.folder.path().to_owned(),
+            vtep: NODE_VTEP,
+            prefix: PODS,
+            pods: pods.collect(),
+            others: others.collect(),
+        }
     }
 
     fn connect(&self) -> anyhow::Result<()> {
-        let (pods, node, far_name) = (self.name("pods"), self.name("node"), self.name("far"));
-        for role in ["pods", "node", "far"] {
-            self.run_in(
-                role,
-                "sysctl -qw net.ipv4.conf.all.rp_filter=0 net.ipv4.conf.default.rp_filter=0 \
-                 net.ipv6.conf.all.accept_dad=0 net.ipv6.conf.default.accept_dad=0 \
-                 net.ipv6.conf.default.router_solicitations=0",
-            )?;
-        }
+        let (pods, far_name) = (&self.pods.name, &self.far.name);
         let mut lines = format!(
             "link set lo up\n\
              link add {UNDERLAY} address {NODE_MAC} type veth peer name {UNDERLAY} address {FAR_MAC} netns {far_name}\n\
@@ -240,7 +205,7 @@ impl Bed {
                 far(n)
             )?;
         }
-        batch("ip", &node, &lines)?;
+        self.host.batch("ip", &lines)?;
         let mut lines = String::new();
         for pod in self.shape.pods() {
             let interface = pod.interface();
@@ -250,81 +215,19 @@ impl Bed {
                 pod.address()
             )?;
         }
-        batch("ip", &pods, &lines)?;
+        self.pods.batch("ip", &lines)?;
         let lines = format!(
             "address add {}/16 dev {UNDERLAY}\nlink set {UNDERLAY} up\n",
             far(0)
         );
-        batch("ip", &far_name, &lines)?;
+        self.far.batch("ip", &lines)?;
         // Frames that XDP sends enter a veth only so, unless an XDP program is at its end.
-        self.run(&format!("ethtool -K {UNDERLAY} gro on"))?;
-        self.run_in("far", &format!("ethtool -K {UNDERLAY} gro on"))?;
+        self.host.run(&format!("ethtool -K {UNDERLAY} gro on"))?;
+        self.far.run(&format!("ethtool -K {UNDERLAY} gro on"))?;
         for pod in self.shape.pods() {
-            self.run_in("pods", &format!("ethtool -K {} gro on", pod.interface()))?;
+            self.pods
+                .run(&format!("ethtool -K {} gro on", pod.interface()))?;
         }
         Ok(())
     }
-}
-
-impl Drop for Bed {
-    fn drop(&mut self) {
-        for name in &self.names {
-            let _ = Command::new("ip").args(["netns", "delete", name]).output();
-        }
-        let _ = std::fs::remove_dir_all(Path::new(watchdog::BPFFS).join(&self.id));
-    }
-}
-
-fn batch(program: &str, namespace: &str, lines: &str) -> anyhow::Result<()> {
-    let mut child = Command::new(program)
-        .args(["-n", namespace, "-batch", "-"])
-        .stdin(Stdio::piped())
-        .stdout(Stdio::null())
-        .stderr(Stdio::piped())
-        .spawn()
-        .with_context(|| missing(program))?;
-    let mut stdin = child.stdin.take().context("no standard input")?;
-    // It reads all before it says much.
-    let written = stdin.write_all(lines.as_bytes());
-    drop(stdin);
-    let output = child.wait_with_output()?;
-    checked(&format!("{program} -batch"), &output)?;
-    Ok(written?)
-}
-
-fn missing(program: &str) -> String {
-    format!("cannot run {program}: is it installed? (./dev setup)")
-}
-
-fn checked(what: &str, output: &Output) -> anyhow::Result<String> {
-    let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).trim().to_owned();
-    if !output.status.success() {
-        bail!("{what}: {} {}", text(&output.stderr), text(&output.stdout));
-    }
-    Ok(text(&output.stdout))
-}
-
-/// Runs a command: what it printed.
-pub(crate) fn run(command: &mut Command) -> anyhow::Result<String> {
-    let program = command.get_program().to_string_lossy().into_owned();
-    let output = command
-        .stdin(Stdio::null())
-        .output()
-        .with_context(|| missing(&program))?;
-    checked(&shortened(&format!("{command:?}")), &output)
-}
-
-/// Commands have long lines; who reads what went wrong needs their beginning.
-fn shortened(command: &str) -> String {
-    const MOST: usize = 200;
-    match command.char_indices().nth(MOST) {
-        Some((end, _)) => format!("{} ...", &command[..end]),
-        None => command.to_owned(),
-    }
-}
-
-/// Runs words: what they printed.
-pub(crate) fn run_words(words: &[String]) -> anyhow::Result<String> {
-    let (program, arguments) = words.split_first().context("no command")?;
-    run(Command::new(program).args(arguments))
 }

@@ -196,7 +196,8 @@ mod tests {
     fn pushed() -> Vec<u8> {
         let mut frame = vec![0; OUTER_LEN];
         frame.extend(inner((bed::GATEWAY_MAC, Pod(0).mac())));
-        Outer::new().expect("a header").write(&mut frame);
+        let outer = Outer::new(&bed::NODE_VTEP, &bed::far_vtep(0));
+        outer.expect("a header").write(&mut frame);
         frame
     }
 

@@ -1,4 +1,5 @@
-//! Side-by-side measurements: Viaduct, the kernel's VXLAN device, Open vSwitch, and two ceilings.
+//! Side-by-side measurements: Viaduct, the kernel's VXLAN device, Open vSwitch, and three ceilings: with frames of a
+//! generator through one node, and between sockets of pods on two nodes.
 //!
 //! Each system has namespaces of its own of one shape, and the same generator; they take turns, and whoever does not
 //! have its turn is stopped.
@@ -7,12 +8,15 @@
 mod bed;
 mod check;
 mod cpu;
+mod host;
 mod machine;
 mod measure;
+mod node;
 mod page;
 mod plan;
 mod report;
 mod session;
+mod sockets;
 mod systems;
 mod traffic;
 mod watchdog;
@@ -25,8 +29,22 @@ use anyhow::{Context, ensure};
 use plan::{Case, Dimension, Others, Point, Source};
 use report::Row;
 use session::{Effort, Session};
-use systems::{Kind, Setup};
+use sockets::Measure;
+use systems::{Kind, Setup, Variant};
 use viaduct_pktgen::Size;
+
+/// The parts of a report.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+enum Part {
+    /// Frames of a generator through one node
+    Frames,
+    /// Sockets of pods on two nodes
+    Sockets,
+}
+
+impl Part {
+    const ALL: [Self; 2] = [Self::Frames, Self::Sockets];
+}
 
 /// Measures data planes side by side, in network namespaces of this machine. Lists have commas in
 /// between.
@@ -35,6 +53,16 @@ pub struct Options {
     /// The systems to compare
     #[arg(long, value_enum, value_delimiter = ',', default_values_t = Kind::ALL)]
     systems: Vec<Kind>,
+    /// This router again, with TOML that is put into its configuration, as hooks='pods.attach = "tc"': a table is put into
+    /// each entry of a list. May be given several times
+    #[arg(long = "variant", value_name = "NAME=TOML")]
+    variants: Vec<Variant>,
+    /// What is measured: frames through one node, sockets of pods on two nodes
+    #[arg(long, value_enum, value_delimiter = ',', default_values_t = Part::ALL)]
+    parts: Vec<Part>,
+    /// What is measured between sockets [default: all; in a short run the most telling ones]
+    #[arg(long, value_enum, value_delimiter = ',')]
+    measures: Vec<Measure>,
     /// Which ways through the node
     #[arg(long, value_enum, value_delimiter = ',', default_values_t = Case::ALL)]
     cases: Vec<Case>,
@@ -59,10 +87,10 @@ pub struct Options {
     /// No search for NDR, which takes most of the time
     #[arg(long)]
     no_search: bool,
-    /// The base points only, three repeats, no search for NDR
+    /// In four minutes: the base points only, three repeats, no search for NDR; the most telling measures of sockets
     #[arg(long)]
     short: bool,
-    /// How often the highest rate is measured: the median counts. [default: 7, in a short run 3]
+    /// How often the highest rate, and each measure of sockets, is measured: the median counts. [default: 7, in a short run 3]
     #[arg(long)]
     repeats: Option<u32>,
     /// How often the rest is measured, at the base points; at others once. [default: 3]
@@ -86,6 +114,22 @@ pub struct Options {
 }
 
 impl Options {
+    /// The systems, with the variants behind them.
+    fn kinds(&self) -> anyhow::Result<Vec<Kind>> {
+        let mut kinds = self.systems.clone();
+        for variant in &self.variants {
+            // There are few of them, and they are needed until the end.
+            let variant: &'static Variant = Box::leak(Box::new(variant.clone()));
+            let name = Kind::Variant(variant).name();
+            ensure!(
+                kinds.iter().all(|kind| kind.name() != name),
+                "two systems are called {name}"
+            );
+            kinds.push(Kind::Variant(variant));
+        }
+        Ok(kinds)
+    }
+
     fn points(&self) -> Vec<Point> {
         let others = Others {
             sizes: &self.sizes,
@@ -108,18 +152,36 @@ impl Options {
             .collect()
     }
 
+    fn repeats(&self) -> u32 {
+        self.repeats.unwrap_or(if self.short { 3 } else { 7 })
+    }
+
+    fn time(&self) -> Duration {
+        Duration::from_secs_f64(self.seconds)
+    }
+
+    /// In the order of reports: cold transfers come first.
+    fn measures(&self) -> Vec<Measure> {
+        let wanted = match (&self.measures[..], self.short) {
+            ([], true) => &Measure::SHORT[..],
+            ([], false) => &Measure::ALL[..],
+            (wanted, _) => wanted,
+        };
+        let all = Measure::ALL.iter().copied();
+        all.filter(|measure| wanted.contains(measure)).collect()
+    }
+
     fn effort(&self, point: &Point) -> Effort {
-        let repeats = self.repeats.unwrap_or(if self.short { 3 } else { 7 });
         let rounds = if point.is_base() {
             self.rounds.unwrap_or(3)
         } else {
             1
         };
         Effort {
-            repeats,
+            repeats: self.repeats(),
             rounds,
             search: !self.short && !self.no_search,
-            time: Duration::from_secs_f64(self.seconds),
+            time: self.time(),
         }
     }
 
@@ -146,62 +208,114 @@ impl Options {
 pub fn run(options: &Options) -> anyhow::Result<()> {
     options.check()?;
     viaduct_pktgen::catch_signals().context("signals")?;
-    let machine = machine::describe(&options.viaduct);
-    let mut rows = Vec::new();
-    let mut complete = true;
-    let points = options.points();
-    for (n, point) in (1..).zip(&points) {
-        eprintln!("{n} of {}: {point}", points.len());
-        match side_by_side(options, point) {
-            Ok(measured) => rows.extend(measured),
-            Err(_) if viaduct_pktgen::is_interrupted() => {
-                complete = false;
-                break;
-            }
-            Err(e) => return Err(e.context(format!("cannot measure {point}"))),
+    let kinds = options.kinds()?;
+    let mut report = Report {
+        machine: machine::describe(&options.viaduct),
+        rows: Vec::new(),
+        pods: Vec::new(),
+    };
+    let complete = match report.measure(options, &kinds) {
+        Ok(()) => true,
+        Err(_) if viaduct_pktgen::is_interrupted() => {
+            report.write(options, false)?;
+            false
         }
-        write(options, &rows, &machine, n == points.len())?;
-    }
-    print!("{}", report::table(&rows));
+        Err(e) => return Err(e),
+    };
+    print!(
+        "{}{}",
+        report::table(&report.rows),
+        sockets::table(&report.pods)
+    );
     println!(
         "\nthe report: {}, {}",
         options.output.join("report.json").display(),
         options.output.join("report.html").display()
     );
     ensure!(complete, "interrupted: the report has what was done before");
+    let astray = report.astray();
+    ensure!(
+        astray.is_empty(),
+        "packets did not take the path that is measured: {}",
+        astray.join("; ")
+    );
     Ok(())
 }
 
-fn write(
-    options: &Options,
-    rows: &[Row],
-    machine: &serde_json::Value,
-    complete: bool,
-) -> anyhow::Result<()> {
-    let folder = &options.output;
-    fs::create_dir_all(folder).with_context(|| format!("cannot make {}", folder.display()))?;
-    let report = report::to_json(rows, machine, complete);
-    let page = page::page(rows, machine);
-    for (name, text) in [
-        ("report.json", format!("{report:#}\n")),
-        ("report.html", page),
-    ] {
-        let file = folder.join(name);
-        fs::write(&file, text).with_context(|| format!("cannot write {}", file.display()))?;
+/// What is known so far.
+struct Report {
+    machine: serde_json::Value,
+    rows: Vec<Row>,
+    pods: Vec<sockets::Row>,
+}
+
+impl Report {
+    fn measure(&mut self, options: &Options, kinds: &[Kind]) -> anyhow::Result<()> {
+        if options.parts.contains(&Part::Frames) {
+            self.measure_frames(options, kinds)?;
+        }
+        if options.parts.contains(&Part::Sockets) {
+            let kinds = kinds.iter().copied();
+            let plan = sockets::Plan {
+                kinds: kinds.filter(|kind| kind.joins_sockets()).collect(),
+                measures: &options.measures(),
+                repeats: options.repeats(),
+                time: options.time(),
+                viaduct: &options.viaduct,
+            };
+            sockets::run(&plan, &mut self.pods).context("cannot measure sockets of pods")?;
+        }
+        self.write(options, true)
     }
-    Ok(())
+
+    fn measure_frames(&mut self, options: &Options, kinds: &[Kind]) -> anyhow::Result<()> {
+        let points = options.points();
+        for (n, point) in (1..).zip(&points) {
+            eprintln!("{n} of {}: {point}", points.len());
+            let measured = side_by_side(options, kinds, point)
+                .with_context(|| format!("cannot measure {point}"))?;
+            self.rows.extend(measured);
+            self.write(options, false)?;
+        }
+        Ok(())
+    }
+
+    /// What something else has carried.
+    fn astray(&self) -> Vec<String> {
+        let rows = self.rows.iter().filter(|row| row.astray);
+        let rows = rows.map(|row| format!("{} {}", row.point, row.kind.name()));
+        let pods = self.pods.iter().filter(|row| row.astray);
+        let pods = pods.map(|row| format!("{} {}", row.measure.name(), row.kind.name()));
+        rows.chain(pods).collect()
+    }
+
+    fn write(&self, options: &Options, complete: bool) -> anyhow::Result<()> {
+        let folder = &options.output;
+        fs::create_dir_all(folder).with_context(|| format!("cannot make {}", folder.display()))?;
+        let report = report::to_json(&self.rows, &self.pods, &self.machine, complete);
+        let page = page::page(&self.rows, &self.pods, &self.machine);
+        for (name, text) in [
+            ("report.json", format!("{report:#}\n")),
+            ("report.html", page),
+        ] {
+            let file = folder.join(name);
+            fs::write(&file, text).with_context(|| format!("cannot write {}", file.display()))?;
+        }
+        Ok(())
+    }
 }
 
-fn side_by_side(options: &Options, point: &Point) -> anyhow::Result<Vec<Row>> {
+fn side_by_side(options: &Options, kinds: &[Kind], point: &Point) -> anyhow::Result<Vec<Row>> {
     let setup = Setup {
         viaduct: options.viaduct.clone(),
         cpu: options.cpu,
         generator_cpu: options.generator_cpu,
         source: point.source,
     };
-    let kinds = options.systems.iter().copied();
     let kinds: Vec<_> = kinds
-        .filter(|kind| point.is_base() || !kind.is_variant())
+        .iter()
+        .copied()
+        .filter(|kind| kind.carries_frames() && (point.is_base() || !kind.is_variant()))
         .collect();
     let effort = options.effort(point);
     Session::start(&kinds, point, &effort, &setup)?.run()

@@ -6,6 +6,7 @@ use serde_json::Value;
 
 use crate::plan::Case;
 use crate::report::{Row, table, trip};
+use crate::sockets;
 use crate::systems::Kind;
 
 const COLOURS: [&str; 6] = [
@@ -53,7 +54,7 @@ const CHARTS: [Measure; 5] = [
 ];
 
 /// The page.
-pub(crate) fn page(rows: &[Row], machine: &Value) -> String {
+pub(crate) fn page(rows: &[Row], pods: &[sockets::Row], machine: &Value) -> String {
     let mut text = format!(
         "<!DOCTYPE html>\n<html lang=\"en\"><meta charset=\"utf-8\"><title>Side by side</title>\n\
          <style>body{{font-family:sans-serif;max-width:800px;margin:2em auto}}pre{{overflow-x:auto;font-size:11px}}</style>\n\
@@ -62,19 +63,48 @@ pub(crate) fn page(rows: &[Row], machine: &Value) -> String {
     );
     for case in Case::ALL {
         for measure in &CHARTS {
-            if let Some(chart) = chart(rows, case, measure) {
-                text += &chart;
-            }
+            let rows = rows.iter().filter(|row| row.point.case == case);
+            let bars: Vec<_> = rows
+                .filter_map(|row| {
+                    Some(Bar {
+                        group: row.point.to_string(),
+                        kind: row.kind,
+                        value: (measure.value)(row)?,
+                    })
+                })
+                .collect();
+            let title = format!("{}: {} ({})", case.name(), measure.title, measure.unit);
+            text += &chart(&title, &bars);
         }
+    }
+    for measure in sockets::Measure::ALL {
+        let rows = pods.iter().filter(|row| row.measure == measure);
+        let bars: Vec<_> = rows
+            .filter_map(|row| {
+                Some(Bar {
+                    group: "between sockets of pods".to_owned(),
+                    kind: row.kind,
+                    value: row.value()?,
+                })
+            })
+            .collect();
+        let title = format!("{} ({})", measure.title(), measure.unit().0);
+        text += &chart(&title, &bars);
     }
     let _ = write!(
         text,
         "<h2>All figures</h2>\n<pre>{}</pre>\n",
-        escaped(&table(rows))
+        escaped(&(table(rows) + &sockets::table(pods)))
     );
     for row in rows.iter().filter(|row| !row.reasons.is_empty()) {
         for (what, reason) in &row.reasons {
             let line = format!("{} {}: {what}: {reason}", row.point, row.kind.name());
+            let _ = writeln!(text, "<p><small>{}</small></p>", escaped(&line));
+        }
+    }
+    for row in pods {
+        if let Some(reason) = row.reason() {
+            let line = format!("{} {}: {reason}", row.measure.name(), row.kind.name());
             let _ = writeln!(text, "<p><small>{}</small></p>", escaped(&line));
         }
     }
@@ -87,51 +117,52 @@ fn escaped(text: &str) -> String {
         .replace('>', "&gt;")
 }
 
-/// Bars of one measure, a group for each point; none where nothing was measured.
-fn chart(rows: &[Row], case: Case, measure: &Measure) -> Option<String> {
-    let shown: Vec<_> = rows
-        .iter()
-        .filter(|row| row.point.case == case)
-        .filter_map(|row| Some((row, (measure.value)(row)?)))
-        .collect();
-    let most = shown.iter().map(|(_, value)| *value).reduce(f64::max)?;
-    let mut bars = String::new();
-    let mut y = TOP;
-    let mut last = None;
-    for (row, value) in &shown {
-        if last != Some(row.point) {
+struct Bar {
+    /// What it is about, said above the first of some.
+    group: String,
+    kind: Kind,
+    value: f64,
+}
+
+/// Bars of one measure; nothing where nothing was measured.
+fn chart(title: &str, bars: &[Bar]) -> String {
+    let Some(most) = bars.iter().map(|bar| bar.value).reduce(f64::max) else {
+        return String::new();
+    };
+    let (mut text, mut y, mut last) = (String::new(), TOP, None);
+    for bar in bars {
+        if last != Some(&bar.group) {
             y += GAP;
-            last = Some(row.point);
-            let label = escaped(&row.point.to_string());
+            last = Some(&bar.group);
+            let label = escaped(&bar.group);
             let _ = writeln!(
-                bars,
+                text,
                 "<text x=\"4\" y=\"{:.0}\">{label}</text>",
                 y + BAR - 2.0
             );
         }
-        let width = (value / most.max(f64::MIN_POSITIVE)).max(0.0) * (WIDTH - LEFT - 150.0);
-        let place = Kind::ALL.iter().position(|k| *k == row.kind).unwrap_or(0);
+        let width = (bar.value / most.max(f64::MIN_POSITIVE)).max(0.0) * (WIDTH - LEFT - 150.0);
+        let mut kinds = Kind::ALL.iter();
+        let place = kinds.position(|kind| *kind == bar.kind).unwrap_or(0);
         let _ = writeln!(
-            bars,
+            text,
             "<rect x=\"{LEFT}\" y=\"{y:.0}\" width=\"{width:.1}\" height=\"{:.0}\" fill=\"{}\"/>\
              <text x=\"{:.1}\" y=\"{:.0}\">{} {}</text>",
             BAR - 2.0,
             COLOURS[place % COLOURS.len()],
             LEFT + width + 4.0,
             y + BAR - 3.0,
-            number(*value),
-            row.kind.name(),
+            number(bar.value),
+            bar.kind.name(),
         );
         y += BAR;
     }
-    Some(format!(
+    format!(
         "<svg xmlns=\"http://www.w3.org/2000/svg\" viewBox=\"0 0 {WIDTH} {:.0}\" font-family=\"sans-serif\" font-size=\"10\">\n\
-         <text x=\"4\" y=\"20\" font-size=\"14\">{}: {} ({})</text>\n{bars}</svg>\n",
+         <text x=\"4\" y=\"20\" font-size=\"14\">{}</text>\n{text}</svg>\n",
         y + GAP,
-        case.name(),
-        measure.title,
-        measure.unit
-    ))
+        escaped(title)
+    )
 }
 
 fn number(value: f64) -> String {
@@ -154,7 +185,7 @@ mod tests {
         good.rates = vec![5e5];
         let mut bad = Row::new(Kind::Ovs, &point);
         bad.fails_all("<gone>");
-        let page = page(&[good, bad], &Value::Null);
+        let page = page(&[good, bad], &[], &Value::Null);
         assert!(page.contains("<rect") && page.contains("0.500 kernel"));
         assert!(page.contains("&lt;gone&gt;") && !page.contains("<gone>"));
         // Only what was measured has a chart.

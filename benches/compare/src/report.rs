@@ -7,6 +7,7 @@ use serde_json::{Map, Value, json};
 use viaduct_pktgen::{Latency, Size};
 
 use crate::plan::Point;
+use crate::sockets;
 use crate::systems::Kind;
 
 /// What a row has that may not be measured.
@@ -42,6 +43,8 @@ pub(crate) struct Row {
     pub(crate) half_trips: Vec<Latency>,
     /// Why something was not measured, or not as often as it should.
     pub(crate) reasons: BTreeMap<&'static str, String>,
+    /// Something else carried its packets.
+    pub(crate) astray: bool,
 }
 
 impl Row {
@@ -62,6 +65,7 @@ impl Row {
             trips: Vec::new(),
             half_trips: Vec::new(),
             reasons: BTreeMap::new(),
+            astray: false,
         }
     }
 
@@ -159,12 +163,12 @@ pub(crate) fn median(values: &[f64]) -> Option<f64> {
     values.get(values.len() / 2).copied()
 }
 
-fn ends(values: &[f64]) -> Option<(f64, f64)> {
+pub(crate) fn ends(values: &[f64]) -> Option<(f64, f64)> {
     let least = values.iter().copied().reduce(f64::min)?;
     Some((least, values.iter().copied().reduce(f64::max)?))
 }
 
-fn spread(values: &[f64]) -> Value {
+pub(crate) fn spread(values: &[f64]) -> Value {
     ends(values).map_or(
         Value::Null,
         |(least, most)| json!({"least": least, "most": most}),
@@ -184,7 +188,12 @@ fn percentiles(trips: &[Latency]) -> Value {
 }
 
 /// The whole report.
-pub(crate) fn to_json(rows: &[Row], machine: &Value, complete: bool) -> Value {
+pub(crate) fn to_json(
+    rows: &[Row],
+    pods: &[sockets::Row],
+    machine: &Value,
+    complete: bool,
+) -> Value {
     let ratios: Vec<_> = ratios(rows, Kind::Viaduct)
         .into_iter()
         .map(|(at, ratios)| {
@@ -198,6 +207,7 @@ pub(crate) fn to_json(rows: &[Row], machine: &Value, complete: bool) -> Value {
         "complete": complete,
         "rows": rows.iter().map(Row::to_json).collect::<Vec<_>>(),
         "ratios": ratios,
+        "pods": sockets::to_json(pods),
     })
 }
 
@@ -314,7 +324,7 @@ mod tests {
             row(Kind::Kernel, &[3e5, 5e5, 4e5]),
             row(Kind::Viaduct, &[6e5]),
         ];
-        let report = to_json(&rows, &Value::Null, true);
+        let report = to_json(&rows, &[], &Value::Null, true);
         assert_eq!(report["rows"][0]["packets_per_s"], 4e5);
         assert_eq!(
             report["rows"][0]["spread"],

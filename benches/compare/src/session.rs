@@ -5,7 +5,7 @@ use std::time::Duration;
 use anyhow::{Context, bail};
 
 use crate::cpu;
-use crate::measure::{Cost, Subject, is_limit};
+use crate::measure::{Astray, Cost, Subject, is_limit};
 use crate::plan::{Case, Point, Source};
 use crate::report::{Row, median};
 use crate::systems::{Kind, Setup};
@@ -31,7 +31,18 @@ pub(crate) struct Effort {
 }
 
 /// Processors that others may use without a word.
-const BUSY: f64 = 0.1;
+pub(crate) const BUSY: f64 = 0.1;
+
+/// What others use of the machine while all systems are stopped: processors.
+pub(crate) fn look_around() -> anyhow::Result<f64> {
+    let time = Duration::from_millis(300);
+    let (busy, ()) = cpu::watched(time, || Ok(()))?;
+    if busy > BUSY {
+        eprintln!("  something else uses {busy:.1} processors: these figures are worth little");
+    }
+    Ok(busy)
+}
+
 /// A system's row, and the system if it runs.
 type Entrant = (Row, Option<Subject>);
 
@@ -97,6 +108,7 @@ impl<'a> Session<'a> {
                     bail!("interrupted");
                 }
                 if let Err(e) = measured {
+                    row.astray |= e.is::<Astray>();
                     row.fails(what, &format!("{e:#}"));
                 }
             }
@@ -104,13 +116,9 @@ impl<'a> Session<'a> {
         Ok(())
     }
 
-    /// Notes what others use of the machine while all systems are stopped.
+    /// Notes what others use of the machine.
     fn look_around(&mut self) -> anyhow::Result<()> {
-        let time = Duration::from_millis(300);
-        let (busy, ()) = cpu::watched(time, || Ok(()))?;
-        if busy > BUSY {
-            eprintln!("  something else uses {busy:.1} processors: these figures are worth little");
-        }
+        let busy = look_around()?;
         for (row, _) in &mut self.entrants {
             row.busy_before = Some(busy);
         }

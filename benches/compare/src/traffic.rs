@@ -1,7 +1,7 @@
 //! The generator for a point, on a bed.
 
 use viaduct_encap::Vni;
-use viaduct_pktgen::{Outer, Pktgen, Plan, Traffic};
+use viaduct_pktgen::{Hook, Outer, Pktgen, Plan, Traffic};
 
 use crate::bed::{self, Bed, Pod, UNDERLAY};
 use crate::plan::{Case, Point};
@@ -43,6 +43,11 @@ pub(crate) fn generator(
         (End::Counted, Case::Encap) => vec![(UNDERLAY.to_owned(), far.clone())],
         (End::Returned, _) | (End::Counted, Case::Decap) => pod_ends(),
     };
+    // At pods, systems may redirect past XDP: bpf_redirect_peer.
+    let hook = match (end, point.case) {
+        (End::Returned, _) | (End::Counted, Case::Decap) => Hook::Tc,
+        _ => Hook::Xdp,
+    };
     let (interfaces, namespace) = match point.case {
         Case::Encap => (bed.shape.pods().map(Pod::interface).collect(), pods),
         Case::Decap => (vec![UNDERLAY.to_owned()], far),
@@ -51,6 +56,7 @@ pub(crate) fn generator(
         interfaces,
         namespace,
         receivers,
+        hook,
         engine: point.source.engine(),
         traffic: match point.case {
             Case::Encap => from_pods(point),

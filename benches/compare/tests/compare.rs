@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 use std::fs;
-use std::os::unix::fs::symlink;
+use std::os::unix::fs::{PermissionsExt as _, symlink};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
 use std::thread::sleep;
@@ -37,11 +37,15 @@ fn viaduct() -> PathBuf {
 }
 
 fn compare(folder: &Path, words: &str) -> Command {
+    compare_with(&viaduct(), folder, words)
+}
+
+fn compare_with(viaduct: &Path, folder: &Path, words: &str) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_viaduct-compare"));
     command
         .args(words.split_whitespace())
         .arg("--viaduct")
-        .arg(viaduct())
+        .arg(viaduct)
         .arg("--output")
         .arg(folder)
         .stdin(Stdio::null());
@@ -90,7 +94,7 @@ fn check_row(row: &Value) {
 fn all_systems_deliver_what_they_should() {
     let folder = TempDir::new().expect("a folder");
     // A wrong header of any of them would leave its rows empty: what each sends on is looked at before it is measured.
-    let words = "--short --systems kernel,bare,xdp,viaduct --repeats 2 --rounds 1 --seconds 0.1";
+    let words = "--short --parts frames --systems kernel,bare,xdp,tcx,viaduct --repeats 2 --rounds 1 --seconds 0.1";
     let output = compare(folder.path(), words).output().expect("it runs");
     let report = report(folder.path(), &output);
     let rows = report["rows"].as_array().expect("rows");
@@ -105,8 +109,8 @@ fn all_systems_deliver_what_they_should() {
     }
     assert_eq!(
         (rows.len(), seen.len()),
-        (16, 16),
-        "2 ways, 2 sources, 4 systems"
+        (20, 20),
+        "2 ways, 2 sources, 5 systems"
     );
     let encap = |row: &&Value| row["case"] == "encap" && row["source"] == "skb";
     for row in rows.iter().filter(encap) {
@@ -132,16 +136,95 @@ fn all_systems_deliver_what_they_should() {
     );
 }
 
+/// By measure: the name of its value in a row.
+const MEASURES: [(&str, &str); 8] = [
+    ("cold", "ms"),
+    ("tcp-1", "gbit_per_s"),
+    ("tcp-8", "gbit_per_s"),
+    ("tcp-1-plain", "gbit_per_s"),
+    ("tcp-8-plain", "gbit_per_s"),
+    ("requests", "us_p50"),
+    ("connections", "connections_per_s"),
+    ("datagrams", "delivered_per_s"),
+];
+
+#[test]
+fn sockets_of_pods_are_joined_by_each_system() {
+    let folder = TempDir::new().expect("a folder");
+    let words = "--parts sockets --systems none,kernel,tcx,viaduct,xdp --repeats 2 --seconds 0.1";
+    let output = compare(folder.path(), words)
+        .args(["--variant", "two=workers.count = 2"])
+        .output()
+        .expect("it runs");
+    let report = report(folder.path(), &output);
+    let rows = report["pods"].as_array().expect("rows");
+    // XDP as the ceiling of frames joins no sockets.
+    assert_eq!(rows.len(), MEASURES.len() * 5);
+    for (rows, (measure, value)) in rows.chunks(5).zip(MEASURES) {
+        for (row, system) in rows.iter().zip(["none", "kernel", "tcx", "viaduct", "two"]) {
+            assert_eq!(row["measure"], measure, "{row}");
+            assert_eq!(row["system"], system, "{row}");
+            if system == "none" && measure.ends_with("plain") {
+                let reason = row["reasons"][value].as_str();
+                assert!(reason.is_some_and(|r| r.contains("no underlay")), "{row}");
+                assert!(row[value].is_null(), "{row}");
+                continue;
+            }
+            assert!(row[value].as_f64().is_some_and(|v| v > 0.0), "{row}");
+            assert_eq!(row["repeats"], 2, "{row}");
+            assert!(row["relative_to"]["kernel"].is_f64() || system == "kernel");
+            if measure.starts_with("tcp") {
+                assert!(row["segments_sent_again"].is_f64(), "{row}");
+                let cost = &row["cpu_ns_per_byte"];
+                let reason = &row["reasons"]["cpu_ns_per_byte"];
+                assert_ne!(cost.is_null(), reason.is_null(), "{row}");
+            }
+        }
+    }
+    assert!(report["rows"].as_array().is_some_and(Vec::is_empty));
+    let table = String::from_utf8_lossy(&output.stdout);
+    assert!(table.contains("pods: new TCP connections"), "{table}");
+}
+
+/// A router that does not count what comes through stands for one that something else carries packets for.
+#[test]
+fn packets_that_took_another_path_fail_the_run() {
+    let [folder, programs] = [(); 2].map(|()| TempDir::new().expect("a folder"));
+    let program = programs.path().join("viaduct");
+    let real = viaduct();
+    let script = format!(
+        "#!/bin/sh\n[ \"$1\" = ports ] || exec {real} \"$@\"\n\
+         {real} \"$@\" | sed -E 's/\"tx_(packets|bytes)\": ?[0-9]+/\"tx_\\1\":0/g'\n",
+        real = real.display()
+    );
+    fs::write(&program, script).expect("a script");
+    fs::set_permissions(&program, fs::Permissions::from_mode(0o755)).expect("a program");
+    for words in [
+        "--parts sockets --systems viaduct --measures requests --repeats 1 --seconds 0.1",
+        "--short --parts frames --systems viaduct --cases encap --sources skb --repeats 1 --seconds 0.1",
+    ] {
+        let output = compare_with(&program, folder.path(), words)
+            .output()
+            .expect("it runs");
+        let text = String::from_utf8_lossy(&output.stderr);
+        assert!(!output.status.success(), "{words}: {text}");
+        assert!(
+            text.contains("did not take the path that is measured"),
+            "{words}: {text}"
+        );
+    }
+}
+
 /// Many pods, flows and routes, and what a packet of each is made of.
 #[test]
 fn many_of_everything() {
     let folder = TempDir::new().expect("a folder");
-    let words = "--vary routes,pods --routes 50 --flows 20 --pods 3 --systems kernel,bare,xdp,viaduct --sources skb \
+    let words = "--parts frames --vary routes,pods --routes 50 --flows 20 --pods 3 --systems kernel,bare,xdp,tcx,viaduct --sources skb \
                  --repeats 2 --rounds 1 --seconds 0.1 --no-search";
     let output = compare(folder.path(), words).output().expect("it runs");
     let report = report(folder.path(), &output);
     let rows = report["rows"].as_array().expect("rows");
-    assert_eq!(rows.len(), 16, "2 ways, 2 points, 4 systems");
+    assert_eq!(rows.len(), 20, "2 ways, 2 points, 5 systems");
     for row in rows {
         check_row(row);
         assert!(row["packets_per_s"].is_f64(), "{row}");
@@ -166,7 +249,7 @@ fn without_open_vswitch(folder: &Path) {
 fn what_is_not_installed_is_said_and_the_rest_is_measured() {
     let [folder, path] = [(); 2].map(|()| TempDir::new().expect("a folder"));
     without_open_vswitch(path.path());
-    let words = "--short --systems ovs,xdp --cases encap --sources skb --repeats 2 --rounds 1 --seconds 0.1";
+    let words = "--short --parts frames --systems ovs,xdp --cases encap --sources skb --repeats 2 --rounds 1 --seconds 0.1";
     let output = compare(folder.path(), words)
         .env("PATH", path.path())
         .output()
@@ -187,15 +270,14 @@ fn what_is_not_installed_is_said_and_the_rest_is_measured() {
     assert!(rows[0]["packets_per_s"].is_null() && rows[1]["packets_per_s"].is_f64());
 }
 
-fn left_by(child: &Child) -> Vec<String> {
+const NAMESPACES: &str = "/run/netns";
+const PINS: &str = "/sys/fs/bpf";
+
+/// What there is of a run's in a folder.
+fn left_in(folder: &str, child: &Child) -> Vec<String> {
     let prefix = format!("vdc{}-", child.id());
-    let entries = ["/run/netns", "/sys/fs/bpf"]
-        .iter()
-        .flat_map(fs::read_dir)
-        .flatten();
-    let names = entries
-        .flatten()
-        .map(|e| e.file_name().to_string_lossy().into_owned());
+    let entries = fs::read_dir(folder).into_iter().flatten().flatten();
+    let names = entries.map(|e| e.file_name().to_string_lossy().into_owned());
     names.filter(|name| name.starts_with(&prefix)).collect()
 }
 
@@ -209,23 +291,28 @@ fn wait_for(what: &str, mut ready: impl FnMut() -> bool) {
 
 #[test]
 fn nothing_stays_behind() {
-    for signal in [Signal::SIGINT, Signal::SIGKILL] {
+    for (signal, part) in [
+        (Signal::SIGINT, "frames"),
+        (Signal::SIGKILL, "frames"),
+        (Signal::SIGINT, "sockets"),
+        (Signal::SIGKILL, "sockets"),
+    ] {
         let folder = TempDir::new().expect("a folder");
-        let mut child = compare(
-            folder.path(),
-            "--short --systems kernel,viaduct --seconds 1",
-        )
-        .stdout(Stdio::null())
-        .stderr(Stdio::null())
-        .spawn()
-        .expect("it runs");
-        wait_for("a router's pins", || left_by(&child).len() > 9);
+        let words = format!("--short --parts {part} --systems kernel,viaduct --seconds 1");
+        let mut child = compare(folder.path(), &words)
+            .stdout(Stdio::null())
+            .stderr(Stdio::null())
+            .spawn()
+            .expect("it runs");
+        wait_for("a router's pins", || !left_in(PINS, &child).is_empty());
         let pid = Pid::from_raw(i32::try_from(child.id()).expect("a pid"));
         kill(pid, signal).expect("sent");
         wait_for("the end", || child.try_wait().expect("a child").is_some());
         assert!(!child.wait().expect("a child").success());
-        wait_for(&format!("all to be gone after {signal}"), || {
-            left_by(&child).is_empty()
+        wait_for(&format!("all to be gone after {signal}, {part}"), || {
+            [NAMESPACES, PINS]
+                .iter()
+                .all(|folder| left_in(folder, &child).is_empty())
         });
     }
 }
@@ -237,6 +324,8 @@ fn what_cannot_be_done_is_said() {
         ("--seconds 0", "0.05 to 60"),
         ("--repeats 0", "at least one repeat"),
         ("--systems nix", "possible values"),
+        ("--variant =", "is no name"),
+        ("--variant kernel=a=1", "two systems are called kernel"),
     ] {
         let output = compare(folder.path(), words).output().expect("it runs");
         let text = String::from_utf8_lossy(&output.stderr);

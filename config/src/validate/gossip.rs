@@ -61,6 +61,7 @@ pub(super) fn gossip(
         nodes: nodes(&raw.nodes, trust == Trust::Configured, problems),
         trust,
         allowed_prefixes: prefixes(raw.allowed_prefixes.as_ref(), problems),
+        allowed_addresses: addresses(raw.allowed_addresses.as_ref(), problems).unwrap_or_default(),
         detection: detection(raw, problems),
         cluster: cluster.map_or_else(String::new, |(name, _)| name.to_owned()),
         key_file: path(raw.key_file.as_ref(), PathBuf::from("/"), problems),
@@ -131,6 +132,16 @@ fn prefixes(list: Option<&List<String>>, problems: &mut Problems<'_>) -> Option<
     Some(found.collect())
 }
 
+/// Addresses, or prefixes of them.
+fn addresses(list: Option<&List<String>>, problems: &mut Problems<'_>) -> Option<Vec<IpNet>> {
+    let texts = list?.get_ref().iter();
+    let found = texts.filter_map(|text| match text.get_ref().parse::<IpAddr>() {
+        Ok(address) => Some(IpNet::from(address)),
+        Err(_) => prefix::parse(text.get_ref(), &text.span(), problems),
+    });
+    Some(found.collect())
+}
+
 fn nodes(
     raw: &[Spanned<crate::raw::GossipNode>],
     with_keys: bool,
@@ -153,6 +164,7 @@ fn nodes(
             name: name.map_or("", |(name, _)| name).to_owned(),
             key: key(raw.key.as_ref(), problems),
             allowed_prefixes: prefixes(raw.allowed_prefixes.as_ref(), problems),
+            allowed_addresses: addresses(raw.allowed_addresses.as_ref(), problems),
         });
     }
     nodes
@@ -206,7 +218,7 @@ fn peer(text: &str, at: &Range<usize>, problems: &mut Problems<'_>) -> Option<(S
         return Some((host.to_owned(), port));
     }
     let message = format!(
-        "{text:?} is no peer; write it like \"10.0.0.2:7946\", \"[2001:db8::2]:7946\" or \"node-b.example:7946\""
+        "{text:?} is no peer; write it like \"10.0.0.2:7950\", \"[2001:db8::2]:7950\" or \"node-b.example:7950\""
     );
     problems.report(at, message);
     None

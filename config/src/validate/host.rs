@@ -1,4 +1,4 @@
-//! What concerns the node itself: `[node]`, `[underlay]`, `[workers]`, `[runtime]`.
+//! What concerns the node itself: `[node]`, `[underlay]`, `[hooks]`, `[workers]`, `[runtime]`.
 
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
@@ -8,10 +8,10 @@ use toml::Spanned;
 
 use super::values::{Once, choice, interface, node_name, number, required, underlay_address};
 use crate::model::{
-    NodeConfig, OnExit, Polling, RuntimeConfig, SlowPathConfig, UnderlayConfig, WorkersConfig,
-    XdpMode,
+    Hook, HooksConfig, NodeConfig, OnExit, Polling, RuntimeConfig, SlowPathConfig, UnderlayConfig,
+    WorkersConfig, XdpMode,
 };
-use crate::raw::{List, Node, Runtime, SlowPath, Text, Underlay, Workers};
+use crate::raw::{Hooks, List, Node, Runtime, SlowPath, Text, Underlay, Workers};
 use crate::source::Problems;
 
 /// The longest path of a unix socket in bytes: `sun_path` less its closing zero (unix(7)).
@@ -52,6 +52,7 @@ pub(super) fn underlay(
         interface: String::new(),
         address: None,
         address6: None,
+        hook: Hook::default(),
         xdp: XdpMode::Auto,
         queues: None,
         line: 1,
@@ -79,6 +80,12 @@ pub(super) fn underlay(
             Some(IpAddr::V6(address)) => Some(address),
             _ => None,
         },
+        hook: choice(
+            raw.hook.as_ref(),
+            "hook",
+            &[("tc", Hook::Tc), ("xdp", Hook::Xdp)],
+            problems,
+        ),
         xdp: choice(raw.xdp.as_ref(), "xdp", &modes, problems),
         queues: number(raw.queues.as_ref(), "queues", &(1..=1024), problems),
         ..none
@@ -117,6 +124,18 @@ fn own_address(
         format!("`{key}` is for the node's {family} address; give {address} as `{other}`");
     problems.report(&text.span(), message);
     None
+}
+
+pub(super) fn hooks(raw: &Hooks, problems: &mut Problems<'_>) -> HooksConfig {
+    HooksConfig {
+        pods: choice(
+            raw.pods.as_ref(),
+            "pods",
+            &[("tc", Hook::Tc), ("xsk", Hook::Xdp)],
+            problems,
+        ),
+        settled: raw.settled.unwrap_or(true),
+    }
 }
 
 pub(super) fn workers(raw: &Workers, problems: &mut Problems<'_>) -> WorkersConfig {

@@ -11,13 +11,15 @@ mod prefix;
 mod routes;
 mod values;
 
-pub use prefix::PrefixTable;
 pub use values::is_node_name;
 
 use std::path::Path;
 
-use crate::model::Config;
-use crate::raw::Root;
+use networks::Checked;
+use toml::Spanned;
+
+use crate::model::{Config, PodConfig, RouteConfig};
+use crate::raw::{Pod, Root, Route};
 use crate::source::Problems;
 
 /// The configuration in `root`. Only to be used when nothing was reported.
@@ -25,6 +27,7 @@ pub(crate) fn config(root: &Root, file: &Path, problems: &mut Problems<'_>) -> C
     let node = host::node(root.node.as_ref(), problems);
     let underlay = host::underlay(root.underlay.as_ref(), problems);
     let workers = host::workers(&root.workers, problems);
+    let hooks = host::hooks(&root.hooks, problems);
     let runtime = host::runtime(&root.runtime, &node.name, problems);
     let gossip = gossip::gossip(root.gossip.as_ref(), &node.name, problems);
     let networks = networks::networks(&root.networks, &node.name, &underlay, problems);
@@ -51,6 +54,7 @@ pub(crate) fn config(root: &Root, file: &Path, problems: &mut Problems<'_>) -> C
         node,
         underlay,
         workers,
+        hooks,
         runtime,
         slow_path,
         gossip,
@@ -59,4 +63,26 @@ pub(crate) fn config(root: &Root, file: &Path, problems: &mut Problems<'_>) -> C
         routes,
         delegations,
     }
+}
+
+/// A pod that a command gives beside a configuration. Only to be used when nothing was reported.
+pub(crate) fn one_pod(
+    raw: &Spanned<Pod>,
+    beside: &Config,
+    problems: &mut Problems<'_>,
+) -> PodConfig {
+    pods::one(raw, beside, &again(beside), problems)
+}
+
+/// The same for a route.
+pub(crate) fn one_route(
+    raw: &Spanned<Route>,
+    beside: &Config,
+    problems: &mut Problems<'_>,
+) -> RouteConfig {
+    routes::one(raw, beside, &again(beside), problems)
+}
+
+fn again(config: &Config) -> Vec<Checked> {
+    config.networks.iter().map(Checked::again).collect()
 }

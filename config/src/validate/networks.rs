@@ -28,9 +28,34 @@ pub(super) struct Checked {
 
 /// What is known of one of this node's pod prefixes.
 pub(super) struct PodPrefix {
+    /// From 1; 0 when it is not known any more.
     pub(super) line: usize,
     /// The first of its family: its first address is the node's own in the overlay.
     pub(super) first: bool,
+}
+
+impl Checked {
+    /// A network of a configuration that was checked before.
+    pub(super) fn again(network: &NetworkConfig) -> Self {
+        let mut pod_prefixes = PrefixTable::default();
+        let mut families = Vec::new();
+        for prefix in &network.pod_prefixes {
+            let v4 = prefix.addr().is_ipv4();
+            let first = !families.contains(&v4);
+            families.push(v4);
+            pod_prefixes.insert(*prefix, PodPrefix { line: 0, first });
+        }
+        let mut cluster_prefixes = PrefixTable::default();
+        for prefix in &network.cluster_prefixes {
+            cluster_prefixes.insert(*prefix, ());
+        }
+        Self {
+            network: network.clone(),
+            resolvable: true,
+            pod_prefixes: Some(pod_prefixes),
+            cluster_prefixes: Some(cluster_prefixes),
+        }
+    }
 }
 
 pub(super) fn networks(
@@ -64,14 +89,16 @@ pub(super) fn networks(
             (None, Some(_)) => {}
         }
         let vni = vni.unwrap_or(0);
+        let vtep_mac =
+            mac(raw.vtep_mac.as_ref(), problems).unwrap_or_else(|| derive_vtep_mac(node, vni));
         let network = NetworkConfig {
             name: name.as_ref().map_or("", |(name, _)| name).to_owned(),
             vni,
             port: number(raw.port.as_ref(), "port", &(1..=u16::MAX), problems)
                 .unwrap_or(DEFAULT_UDP_PORT),
-            vtep_mac: mac(raw.vtep_mac.as_ref(), problems)
-                .unwrap_or_else(|| derive_vtep_mac(node, vni)),
-            udp_checksum6: udp_checksum6(raw.udp_checksum6.as_ref(), problems).unwrap_or(false),
+            vtep_mac,
+            vtep_mac6: mac(raw.vtep_mac6.as_ref(), problems).unwrap_or(vtep_mac),
+            udp_checksum6: udp_checksum6(raw.udp_checksum6.as_ref(), problems).unwrap_or(true),
             dscp: dscp(raw.dscp.as_ref(), problems),
             pod_prefixes: Vec::new(),
             cluster_prefixes: Vec::new(),

@@ -10,12 +10,45 @@ use toml::Spanned;
 use super::networks::{Checked, PodPrefix, resolve};
 use super::prefix::{PrefixTable, special_use};
 use super::values::{Once, interface, label, mac, number, required, required_list};
-use crate::model::{PodConfig, RateConfig, UnderlayConfig};
+use crate::model::{Config, PodConfig, RateConfig, UnderlayConfig};
 use crate::raw::{Number, Pod};
-use crate::source::Problems;
+use crate::source::{Place, Problems};
 
-/// Who has an address: network and address to the line.
-type Owners = HashMap<(usize, IpAddr), usize>;
+/// Who has an address: network and address to the place.
+type Owners = HashMap<(usize, IpAddr), Place>;
+
+/// What earlier pods said.
+#[derive(Default)]
+struct Seen<'a> {
+    names: Once<&'a str>,
+    interfaces: Once<&'a str>,
+    owners: Owners,
+}
+
+/// A pod that a command gives, beside those of a configuration.
+pub(super) fn one(
+    raw: &Spanned<Pod>,
+    config: &Config,
+    networks: &[Checked],
+    problems: &mut Problems<'_>,
+) -> PodConfig {
+    let most = config.workers.max_ports;
+    if config.pods.len() >= most {
+        let message = format!(
+            "there are {most} pods, as workers.max_ports allows; raise max_ports, or remove a pod"
+        );
+        problems.report(&raw.span(), message);
+    }
+    let mut seen = Seen::default();
+    for pod in &config.pods {
+        let place = Place::of_line(pod.line);
+        seen.names.known(&pod.name, place);
+        seen.interfaces.known(&pod.interface, place);
+        let addresses = pod.addresses.iter().map(|a| ((pod.network, *a), place));
+        seen.owners.extend(addresses);
+    }
+    self::pod(raw, networks, &config.underlay, &mut seen, problems)
+}
 
 pub(super) fn pods(
     raw: &[Spanned<Pod>],
@@ -31,69 +64,77 @@ pub(super) fn pods(
         );
         problems.report(&first_too_many.span(), message);
     }
-    let mut names = Once::default();
-    let mut interfaces = Once::default();
-    let mut owners = Owners::new();
-    let mut pods = Vec::with_capacity(raw.len());
-    for entry in raw {
-        let at = entry.span();
-        let raw = entry.get_ref();
-        let device = required(
-            raw.interface.as_ref(),
-            &at,
-            "interface = \"veth-web\"",
-            problems,
-        );
-        let mut new_interface = false;
-        if let Some((device, at)) = &device {
-            interface(device, at, problems);
-            new_interface =
-                interfaces.note(*device, &format_args!("interface {device:?}"), at, problems);
-            if *device == underlay.interface {
-                let message = format!(
-                    "{device:?} is the underlay's interface; give the host's end of the pod's veth"
-                );
-                problems.report(at, message);
-            }
+    let mut seen = Seen::default();
+    let pods = raw.iter();
+    pods.map(|entry| pod(entry, networks, underlay, &mut seen, problems))
+        .collect()
+}
+
+fn pod<'a>(
+    entry: &'a Spanned<Pod>,
+    networks: &[Checked],
+    underlay: &UnderlayConfig,
+    seen: &mut Seen<'a>,
+    problems: &mut Problems<'_>,
+) -> PodConfig {
+    let at = entry.span();
+    let raw = entry.get_ref();
+    let device = required(
+        raw.interface.as_ref(),
+        &at,
+        "interface = \"veth-web\"",
+        problems,
+    );
+    let mut new_interface = false;
+    if let Some((device, at)) = &device {
+        interface(device, at, problems);
+        new_interface =
+            seen.interfaces
+                .note(*device, &format_args!("interface {device:?}"), at, problems);
+        if *device == underlay.interface {
+            let message = format!(
+                "{device:?} is the underlay's interface; give the host's end of the pod's veth"
+            );
+            problems.report(at, message);
         }
-        let own_name = raw
-            .name
-            .as_ref()
-            .map(|text| (text.get_ref().as_str(), text.span()));
-        if let Some((name, at)) = &own_name {
-            label(name, at, problems);
-        }
-        let name = own_name.clone().or_else(|| device.clone());
-        // Two nameless pods on one interface are one mistake, not two.
-        if let Some((name, at)) = name
-            .as_ref()
-            .filter(|_| own_name.is_some() || new_interface)
-        {
-            names.note(*name, &format_args!("pod {name:?}"), at, problems);
-        }
-        let network = resolve(raw.network.as_ref(), networks, &at, problems);
-        let addresses = addresses(raw, &at, network, &mut owners, problems);
-        pods.push(PodConfig {
-            name: name.map_or("", |(name, _)| name).to_owned(),
-            interface: device.as_ref().map_or("", |(device, _)| device).to_string(),
-            network: network.map_or(0, |(index, _)| index),
-            addresses,
-            moved: raw.moved,
-            mac: mac(raw.mac.as_ref(), problems),
-            egress: rate(
-                (raw.egress_rate.as_ref(), "egress_rate"),
-                (raw.egress_burst.as_ref(), "egress_burst"),
-                problems,
-            ),
-            ingress: rate(
-                (raw.ingress_rate.as_ref(), "ingress_rate"),
-                (raw.ingress_burst.as_ref(), "ingress_burst"),
-                problems,
-            ),
-            line: problems.line(&device.map_or(at, |(_, at)| at)),
-        });
     }
-    pods
+    let own_name = raw
+        .name
+        .as_ref()
+        .map(|text| (text.get_ref().as_str(), text.span()));
+    if let Some((name, at)) = &own_name {
+        label(name, at, problems);
+    }
+    let name = own_name.clone().or_else(|| device.clone());
+    // Two nameless pods on one interface are one mistake, not two.
+    if let Some((name, at)) = name
+        .as_ref()
+        .filter(|_| own_name.is_some() || new_interface)
+    {
+        seen.names
+            .note(*name, &format_args!("pod {name:?}"), at, problems);
+    }
+    let network = resolve(raw.network.as_ref(), networks, &at, problems);
+    let addresses = addresses(raw, &at, network, &mut seen.owners, problems);
+    PodConfig {
+        name: name.map_or("", |(name, _)| name).to_owned(),
+        interface: device.as_ref().map_or("", |(device, _)| device).to_string(),
+        network: network.map_or(0, |(index, _)| index),
+        addresses,
+        moved: raw.moved,
+        mac: mac(raw.mac.as_ref(), problems),
+        egress: rate(
+            (raw.egress_rate.as_ref(), "egress_rate"),
+            (raw.egress_burst.as_ref(), "egress_burst"),
+            problems,
+        ),
+        ingress: rate(
+            (raw.ingress_rate.as_ref(), "ingress_rate"),
+            (raw.ingress_burst.as_ref(), "ingress_burst"),
+            problems,
+        ),
+        line: problems.line(&device.map_or(at, |(_, at)| at)),
+    }
 }
 
 /// A rate with its burst, each with its key.
@@ -151,11 +192,11 @@ fn addresses(
         let Some((index, checked)) = network else {
             continue;
         };
-        let line = problems.line(&at);
-        if let Some(before) = owners.insert((index, address), line) {
-            let message = format!(
-                "{address} is already used in line {before}; give each pod its own address"
-            );
+        let place = problems.place(&at);
+        if let Some(before) = owners.insert((index, address), place) {
+            let before = problems.spoken(before);
+            let message =
+                format!("{address} is already used {before}; give each pod its own address");
             problems.report(&at, message);
         }
         let own = checked.pod_prefixes.as_ref();

@@ -71,7 +71,7 @@ pub(super) fn parse(text: &str, at: &Range<usize>, problems: &mut Problems<'_>) 
 
 /// Prefixes with something about each. Costs at most 129 look-ups a question, however many there are.
 #[derive(Debug, Clone)]
-pub struct PrefixTable<T>(BTreeMap<IpNet, T>);
+pub(super) struct PrefixTable<T>(BTreeMap<IpNet, T>);
 
 impl<T> Default for PrefixTable<T> {
     fn default() -> Self {
@@ -80,25 +80,20 @@ impl<T> Default for PrefixTable<T> {
 }
 
 impl<T> PrefixTable<T> {
-    /// What is known of exactly this prefix.
-    pub fn get(&self, net: IpNet) -> Option<&T> {
-        self.0.get(&net)
-    }
-
     /// Adds `net`, which must have no host bits.
-    pub fn insert(&mut self, net: IpNet, value: T) {
+    pub(super) fn insert(&mut self, net: IpNet, value: T) {
         self.0.insert(net, value);
     }
 
     /// The longest prefix that contains all of `net`, which may be `net`.
-    pub fn covering(&self, net: IpNet) -> Option<(IpNet, &T)> {
+    pub(super) fn covering(&self, net: IpNet) -> Option<(IpNet, &T)> {
         std::iter::successors(Some(net), IpNet::supernet)
             .find_map(|net| Some((net, self.0.get(&net)?)))
     }
 
     /// Every prefix that has an address in common with `net`: those that contain it, the longest first, and then those
     /// inside it.
-    pub fn overlapping(&self, net: IpNet) -> impl Iterator<Item = (IpNet, &T)> {
+    pub(super) fn overlapping(&self, net: IpNet) -> impl Iterator<Item = (IpNet, &T)> {
         let around = std::iter::successors(Some(net), IpNet::supernet);
         let around = around.filter_map(|net| Some((net, self.0.get(&net)?)));
         // Prefixes are ordered by first address and then by length, so those inside `net` come next to it.

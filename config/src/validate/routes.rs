@@ -13,16 +13,40 @@ use super::values::{
     Once, mac, node_name, required, required_list, udp_checksum6, underlay_address,
 };
 use crate::mac::{Mac, derive_vtep_mac};
-use crate::model::{RouteConfig, UnderlayConfig};
+use crate::model::{Config, RouteConfig, UnderlayConfig};
 use crate::raw::{Route, Text};
-use crate::source::Problems;
+use crate::source::{Place, Problems};
 
 /// What earlier routes said.
 #[derive(Default)]
 struct Seen {
     prefixes: Once<(usize, IpNet)>,
-    /// Network and VTEP to its MAC and the line of that.
-    vteps: HashMap<(usize, IpAddr), (Mac, usize)>,
+    /// Network and VTEP to its MAC and the place of that.
+    vteps: HashMap<(usize, IpAddr), (Mac, Place)>,
+    /// Network, whether the underlay is IPv4, and MAC to its VTEP and the place of that.
+    macs: HashMap<(usize, bool, Mac), (IpAddr, Place)>,
+}
+
+/// A route that a command gives, beside those of a configuration.
+pub(super) fn one(
+    raw: &Spanned<Route>,
+    config: &Config,
+    networks: &[Checked],
+    problems: &mut Problems<'_>,
+) -> RouteConfig {
+    let mut seen = Seen::default();
+    for route in &config.routes {
+        let place = Place::of_line(route.line);
+        for prefix in &route.prefixes {
+            seen.prefixes.known((route.network, *prefix), place);
+        }
+        let (vtep, mac) = (route.vtep, route.vtep_mac);
+        seen.vteps.insert((route.network, vtep), (mac, place));
+        let key = (route.network, vtep.is_ipv4(), mac);
+        seen.macs.insert(key, (vtep, place));
+    }
+    let (node, underlay) = (&config.node.name, &config.underlay);
+    route(raw, networks, node, underlay, &mut seen, problems)
 }
 
 /// A network with its index.
@@ -36,34 +60,48 @@ pub(super) fn routes(
     problems: &mut Problems<'_>,
 ) -> Vec<RouteConfig> {
     let mut seen = Seen::default();
-    let mut routes = Vec::with_capacity(raw.len());
-    for entry in raw {
-        let at = entry.span();
-        let raw = entry.get_ref();
-        let network = resolve(raw.network.as_ref(), networks, &at, problems);
-        let prefixes = prefixes(raw, &at, network, &mut seen, problems);
-        let vtep_text = required(raw.vtep.as_ref(), &at, "vtep = \"192.0.2.2\"", problems);
-        let vtep = vtep_text
-            .as_ref()
-            .and_then(|(text, at)| vtep(text, at, networks, own, problems));
-        let vtep_mac = vtep_mac(raw, &at, network, own_node, problems);
-        if let (Some((index, checked)), Some((mac, at))) = (network, vtep_mac.as_ref()) {
-            let key = vtep.map(|vtep| (index, vtep));
-            consistent(key, *mac, at, checked.network.vtep_mac, &mut seen, problems);
-        }
-        routes.push(RouteConfig {
-            network: network.map_or(0, |(index, _)| index),
-            prefixes,
-            addresses: addresses(raw, network, problems),
-            udp_checksum6: udp_checksum6(raw.udp_checksum6.as_ref(), problems)
-                .unwrap_or(network.is_some_and(|(_, checked)| checked.network.udp_checksum6)),
-            vtep: vtep.unwrap_or(IpAddr::V4(Ipv4Addr::UNSPECIFIED)),
-            vtep_mac: vtep_mac.map_or(Mac([0; 6]), |(mac, _)| mac),
-            node: raw.node.as_ref().map(|text| text.get_ref().clone()),
-            line: problems.line(&vtep_text.map_or(at, |(_, at)| at)),
-        });
-    }
+    let routes = raw.iter();
     routes
+        .map(|entry| route(entry, networks, own_node, own, &mut seen, problems))
+        .collect()
+}
+
+fn route(
+    entry: &Spanned<Route>,
+    networks: &[Checked],
+    own_node: &str,
+    own: &UnderlayConfig,
+    seen: &mut Seen,
+    problems: &mut Problems<'_>,
+) -> RouteConfig {
+    let at = entry.span();
+    let raw = entry.get_ref();
+    let network = resolve(raw.network.as_ref(), networks, &at, problems);
+    let prefixes = prefixes(raw, &at, network, seen, problems);
+    let vtep_text = required(raw.vtep.as_ref(), &at, "vtep = \"192.0.2.2\"", problems);
+    let vtep = vtep_text
+        .as_ref()
+        .and_then(|(text, at)| vtep(text, at, networks, own, problems));
+    let vtep_mac = vtep_mac(raw, &at, network, own_node, problems);
+    if let (Some((index, checked)), Some((mac, at))) = (network, vtep_mac.as_ref()) {
+        let key = vtep.map(|vtep| (index, vtep));
+        let own = match vtep {
+            Some(IpAddr::V6(_)) => checked.network.vtep_mac6,
+            _ => checked.network.vtep_mac,
+        };
+        consistent(key, *mac, at, own, seen, problems);
+    }
+    RouteConfig {
+        network: network.map_or(0, |(index, _)| index),
+        prefixes,
+        addresses: addresses(raw, network, problems),
+        udp_checksum6: udp_checksum6(raw.udp_checksum6.as_ref(), problems)
+            .unwrap_or(network.is_some_and(|(_, checked)| checked.network.udp_checksum6)),
+        vtep: vtep.unwrap_or(IpAddr::V4(Ipv4Addr::UNSPECIFIED)),
+        vtep_mac: vtep_mac.map_or(Mac([0; 6]), |(mac, _)| mac),
+        node: raw.node.as_ref().map(|text| text.get_ref().clone()),
+        line: problems.line(&vtep_text.map_or(at, |(_, at)| at)),
+    }
 }
 
 fn prefixes(
@@ -103,8 +141,12 @@ fn prefixes(
             .as_ref()
             .and_then(|own| own.overlapping(net).next());
         if let Some((own, PodPrefix { line, .. })) = own {
+            let of = match line {
+                0 => String::new(),
+                line => format!(" of line {line}"),
+            };
             let message = format!(
-                "{net} overlaps this node's pod prefix {own} of line {line}; route only what lives on other nodes"
+                "{net} overlaps this node's pod prefix {own}{of}; route only what lives on other nodes"
             );
             problems.report(&at, message);
         }
@@ -152,6 +194,7 @@ fn vtep(
             at,
             format!("{vtep} is this node's own underlay address; give the other node's"),
         );
+        return None;
     }
     let address = IpNet::from(vtep);
     let covering =
@@ -162,6 +205,7 @@ fn vtep(
              node's underlay address"
         );
         problems.report(at, message);
+        return None;
     }
     Some(vtep)
 }
@@ -211,7 +255,7 @@ fn node_mac(
     Some(derive_vtep_mac(name, network?.1.network.vni))
 }
 
-/// A VTEP has one MAC in a network, and it is not `own_mac`. `key` is none when the VTEP itself was wrong.
+/// A VTEP has one MAC in a network, a MAC one VTEP, and it is not `own_mac`. `key` is none when the VTEP itself was wrong.
 fn consistent(
     key: Option<(usize, IpAddr)>,
     mac: Mac,
@@ -227,12 +271,24 @@ fn consistent(
         );
     }
     let Some(key) = key else { return };
-    let line = problems.line(at);
-    let (known, known_line) = *seen.vteps.entry(key).or_insert((mac, line));
+    let place = problems.place(at);
+    let (network, vtep) = key;
+    let (known, before) = *seen.vteps.entry(key).or_insert((mac, place));
     if known != mac {
+        let before = problems.spoken(before);
         let message = format!(
-            "VTEP {} has MAC {mac} here and {known} in line {known_line}; a VTEP has one in a network: correct one",
-            key.1
+            "VTEP {vtep} has MAC {mac} here and {known} {before}; a VTEP has one in a network: correct one"
+        );
+        problems.report(at, message);
+        return;
+    }
+    // The kernel has a device for each family of the underlay, and looks up MACs in it.
+    let key = (network, vtep.is_ipv4(), mac);
+    let (other, before) = *seen.macs.entry(key).or_insert((vtep, place));
+    if other != vtep {
+        let before = problems.spoken(before);
+        let message = format!(
+            "MAC {mac} is that of VTEP {other} {before}; in a network a MAC belongs to one VTEP: correct one"
         );
         problems.report(at, message);
     }

@@ -12,7 +12,7 @@ use super::prefix::special_use;
 use crate::Mac;
 use crate::hint::did_you_mean;
 use crate::raw::{List, Number, Text};
-use crate::source::Problems;
+use crate::source::{Place, Problems};
 
 /// A text that must be there, with its place. `at` is its table, `example` what an operator could add.
 pub(super) fn required<'a>(
@@ -227,11 +227,16 @@ pub(super) fn node_name(name: &str, at: &Range<usize>, problems: &mut Problems<'
     sound
 }
 
-/// Things that may occur only once, with the line of each.
+/// Things that may occur only once, with the place of each.
 #[derive(Default)]
-pub(super) struct Once<K>(HashMap<K, usize>);
+pub(super) struct Once<K>(HashMap<K, Place>);
 
 impl<K: Eq + std::hash::Hash> Once<K> {
+    /// Notes what an entry has that was checked before.
+    pub(super) fn known(&mut self, key: K, place: Place) {
+        self.0.insert(key, place);
+    }
+
     /// Notes `key` at `at`, and reports it as `what` when it was there before. Whether it is new.
     pub(super) fn note(
         &mut self,
@@ -240,17 +245,16 @@ impl<K: Eq + std::hash::Hash> Once<K> {
         at: &Range<usize>,
         problems: &mut Problems<'_>,
     ) -> bool {
-        let line = problems.line(at);
+        let place = problems.place(at);
         match self.0.entry(key) {
             Entry::Vacant(entry) => {
-                entry.insert(line);
+                entry.insert(place);
                 true
             }
             Entry::Occupied(entry) => {
-                let before = entry.get();
-                let message = format!(
-                    "{what} is already used in line {before}; change or remove one of the two"
-                );
+                let before = problems.spoken(*entry.get());
+                let message =
+                    format!("{what} is already used {before}; change or remove one of the two");
                 problems.report(at, message);
                 false
             }

@@ -10,14 +10,14 @@ fn said(table: &str) -> String {
 #[test]
 fn what_is_missing_or_wrong() {
     let all = said(
-        "peers = ['10.0.0.2', '10.0.0.2:x', '10.0.0.2:0', ':7946', 'a b:1', '[10.0.0.2]:1', '2001:db8::2', '[2001:db8::2]:7', 'node-c.example:7946', '']\nport = 0\nstate = 'here'",
+        "peers = ['10.0.0.2', '10.0.0.2:x', '10.0.0.2:0', ':7950', 'a b:1', '[10.0.0.2]:1', '2001:db8::2', '[2001:db8::2]:7', 'node-c.example:7950', '']\nport = 0\nstate = 'here'",
     );
     for part in [
         "`cluster` is missing",
         "`key_file` is missing",
         "\"10.0.0.2:x\" is no peer",
         "\"10.0.0.2:0\" is no peer",
-        "\":7946\" is no peer",
+        "\":7950\" is no peer",
         "\"a b:1\" is no peer",
         "\"[10.0.0.2]:1\" is no peer",
         "\"\" is no peer",

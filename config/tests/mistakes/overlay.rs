@@ -41,6 +41,12 @@ fn networks() {
             &["not a MAC address", "six pairs"],
         ),
         Case(
+            21,
+            "vtep_mac = \"02:00:00:00:00:01\"",
+            "vtep_mac6 = \"03:00:00:00:00:01\"",
+            &["no unicast MAC", "even"],
+        ),
+        Case(
             22,
             "10.244.1.0/24",
             "10.244.1.7/24",

@@ -15,6 +15,10 @@ pub struct InterfaceAddress {
     pub interface: u32,
     /// The address, with the length of the prefix that is reached through the interface.
     pub address: IpNet,
+    /// What the kernel says of it: `IFA_F_...` of Linux `include/uapi/linux/if_addr.h`.
+    pub flags: u32,
+    /// Who made it (`IFA_PROTO`), where that is said.
+    pub protocol: Option<u8>,
 }
 
 impl Kernel {
@@ -23,10 +27,10 @@ impl Kernel {
     /// # Errors
     ///
     /// If the kernel cannot be asked.
-    pub async fn addresses(&self, interface: u32) -> Result<Vec<IpNet>, KernelError> {
-        let all = self.all_addresses().await?;
-        let of_interface = all.into_iter().filter(|entry| entry.interface == interface);
-        Ok(of_interface.map(|entry| entry.address).collect())
+    pub async fn addresses(&self, interface: u32) -> Result<Vec<InterfaceAddress>, KernelError> {
+        let mut all = self.all_addresses().await?;
+        all.retain(|entry| entry.interface == interface);
+        Ok(all)
     }
 
     /// All addresses in the namespace, IPv4 and IPv6.
@@ -48,10 +52,15 @@ impl Kernel {
 fn interface_address(message: &AddressMessage) -> Option<InterfaceAddress> {
     let mut local = None;
     let mut address = None;
+    let mut flags = u32::from(message.header.flags.bits());
+    let mut protocol = None;
     for attribute in &message.attributes {
         match attribute {
             AddressAttribute::Local(ip) => local = Some(*ip),
             AddressAttribute::Address(ip) => address = Some(*ip),
+            // All of them; the header has room for the first eight.
+            AddressAttribute::Flags(all) => flags = all.bits(),
+            AddressAttribute::Protocol(by) => protocol = Some(u8::from(*by)),
             _ => {}
         }
     }
@@ -60,5 +69,7 @@ fn interface_address(message: &AddressMessage) -> Option<InterfaceAddress> {
     Some(InterfaceAddress {
         interface: message.header.index,
         address: IpNet::new(ip, message.header.prefix_len).ok()?,
+        flags,
+        protocol,
     })
 }

@@ -4,13 +4,17 @@ use std::net::IpAddr;
 
 use futures::channel::mpsc::UnboundedReceiver;
 use futures::{FutureExt, StreamExt};
+use ipnet::IpNet;
 use rtnetlink::packet_core::{NetlinkMessage, NetlinkPayload};
-use rtnetlink::packet_route::RouteNetlinkMessage;
 use rtnetlink::packet_route::neighbour::{NeighbourAddress, NeighbourAttribute, NeighbourMessage};
+use rtnetlink::packet_route::route::{RouteAttribute, RouteMessage};
+use rtnetlink::packet_route::{AddressFamily, RouteNetlinkMessage};
 use rtnetlink::sys::{AsyncSocket, SocketAddr};
 use rtnetlink::{MulticastGroup, new_multicast_connection};
 
-use super::{AbortOnDrop, KernelError, LinkInfo};
+use super::entries::{self, EntryChange};
+use super::routes::ip;
+use super::{AbortOnDrop, KernelError, LinkInfo, PROTOCOL};
 
 /// Room for events that have not been read yet, in bytes. The kernel's default, 208 kB, holds a
 /// few hundred; the kernel may grant less than this.
@@ -34,7 +38,14 @@ pub enum KernelEvent {
         interface: u32,
     },
     /// A route came, changed or went.
-    RouteChanged,
+    RouteChanged {
+        /// What it leads to: only packets that go there can now go another way.
+        destination: IpNet,
+        /// Whether Viaduct made it ([`PROTOCOL`](super::PROTOCOL)).
+        ours: bool,
+    },
+    /// A rule that chooses among routing tables came or went.
+    RuleChanged,
     /// An entry of a neighbour table came, changed or went.
     NeighbourChanged {
         /// The interface's number.
@@ -52,6 +63,21 @@ pub enum KernelEvent {
     Resync,
 }
 
+/// A change, and what it says of an entry of the kinds that the slow path has.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Change {
+    /// What has changed.
+    pub event: KernelEvent,
+    /// Which entry is there now, or is gone.
+    pub entry: Option<EntryChange>,
+}
+
+impl From<KernelEvent> for Change {
+    fn from(event: KernelEvent) -> Self {
+        Self { event, entry: None }
+    }
+}
+
 /// The kernel's announcements, from the time of [`Events::subscribe`] on.
 #[derive(Debug)]
 pub struct Events {
@@ -60,7 +86,7 @@ pub struct Events {
 }
 
 impl Events {
-    /// Subscribes to changes of links, addresses, routes and neighbours in the thread's
+    /// Subscribes to changes of links, addresses, routes, rules and neighbours in the thread's
     /// network namespace. Like [`Kernel::open`](super::Kernel::open) it needs a tokio runtime.
     ///
     /// Subscribe before looking at anything: then no change falls in between.
@@ -75,6 +101,8 @@ impl Events {
             MulticastGroup::Ipv6Ifaddr,
             MulticastGroup::Ipv4Route,
             MulticastGroup::Ipv6Route,
+            MulticastGroup::Ipv4Rule,
+            MulticastGroup::Ipv6Rule,
             MulticastGroup::Neigh,
         ];
         let (mut connection, _, messages) =
@@ -94,26 +122,37 @@ impl Events {
     /// The next change; None if the socket has failed and could not be replaced, after which there
     /// will be no more.
     /// Cancel-safe.
-    pub async fn next(&mut self) -> Option<KernelEvent> {
+    pub async fn next(&mut self) -> Option<Change> {
         loop {
             let (message, _) = self.messages.next().await?;
-            let event = event(message.payload);
-            if event == Some(KernelEvent::Resync) {
+            let change = change(message.payload);
+            if change
+                .as_ref()
+                .is_some_and(|it| it.event == KernelEvent::Resync)
+            {
                 // After it has said so once, the kernel goes on dropping events, silently, until
                 // the socket has been read empty (`NETLINK_S_CONGESTED`, Linux
                 // `net/netlink/af_netlink.c`). A new socket loses nothing from now on.
                 *self = Self::subscribe().ok()?;
             }
-            if event.is_some() {
-                return event;
+            if change.is_some() {
+                return change;
             }
         }
     }
 
     /// The next change, if it is there already.
-    pub fn try_next(&mut self) -> Option<KernelEvent> {
+    pub fn try_next(&mut self) -> Option<Change> {
         self.next().now_or_never().flatten()
     }
+}
+
+fn change(payload: NetlinkPayload<RouteNetlinkMessage>) -> Option<Change> {
+    let entry = match &payload {
+        NetlinkPayload::InnerMessage(message) => entries::change(message),
+        _ => None,
+    };
+    event(payload).map(|event| Change { event, entry })
 }
 
 fn event(payload: NetlinkPayload<RouteNetlinkMessage>) -> Option<KernelEvent> {
@@ -138,14 +177,37 @@ fn event(payload: NetlinkPayload<RouteNetlinkMessage>) -> Option<KernelEvent> {
                 interface: message.header.index,
             })
         }
-        RouteNetlinkMessage::NewRoute(_) | RouteNetlinkMessage::DelRoute(_) => {
-            Some(KernelEvent::RouteChanged)
+        RouteNetlinkMessage::NewRoute(message) | RouteNetlinkMessage::DelRoute(message) => {
+            route_changed(&message)
+        }
+        RouteNetlinkMessage::NewRule(_) | RouteNetlinkMessage::DelRule(_) => {
+            Some(KernelEvent::RuleChanged)
         }
         RouteNetlinkMessage::NewNeighbour(message) | RouteNetlinkMessage::DelNeighbour(message) => {
             Some(neighbour_changed(&message))
         }
         _ => None,
     }
+}
+
+/// A default route comes without a destination.
+fn route_changed(message: &RouteMessage) -> Option<KernelEvent> {
+    let header = &message.header;
+    let mut attributes = message.attributes.iter();
+    let destination = attributes.find_map(|attribute| match attribute {
+        RouteAttribute::Destination(address) => ip(address),
+        _ => None,
+    });
+    let any = match header.address_family {
+        AddressFamily::Inet => IpAddr::from([0; 4]),
+        AddressFamily::Inet6 => IpAddr::from([0; 16]),
+        _ => return None,
+    };
+    let destination = destination.unwrap_or(any);
+    Some(KernelEvent::RouteChanged {
+        destination: IpNet::new(destination, header.destination_prefix_length).ok()?,
+        ours: u8::from(header.protocol) == PROTOCOL,
+    })
 }
 
 /// Forwarding entries come as neighbours without an IP address.
@@ -164,8 +226,8 @@ fn neighbour_changed(message: &NeighbourMessage) -> KernelEvent {
 
 #[cfg(test)]
 mod tests {
-    use rtnetlink::packet_route::AddressFamily;
     use rtnetlink::packet_route::link::{LinkAttribute, LinkMessage};
+    use rtnetlink::packet_route::route::RouteAddress;
 
     use super::*;
 
@@ -173,6 +235,29 @@ mod tests {
     fn lost_events_ask_for_a_resync() {
         let overrun = NetlinkPayload::Overrun(Vec::new());
         assert_eq!(event(overrun), Some(KernelEvent::Resync));
+    }
+
+    #[test]
+    fn a_route_names_what_it_leads_to() {
+        let changed = |message: &RouteMessage| {
+            let message = RouteNetlinkMessage::DelRoute(message.clone());
+            event(NetlinkPayload::InnerMessage(message))
+        };
+        let of = |destination: &str, ours| {
+            let destination = destination.parse().unwrap();
+            Some(KernelEvent::RouteChanged { destination, ours })
+        };
+        let mut message = RouteMessage::default();
+        assert_eq!(changed(&message), None, "of no family that carries tunnels");
+        message.header.address_family = AddressFamily::Inet6;
+        assert_eq!(changed(&message), of("::/0", false));
+        message.header.address_family = AddressFamily::Inet;
+        assert_eq!(changed(&message), of("0.0.0.0/0", false));
+        message.header.destination_prefix_length = 24;
+        message.header.protocol = PROTOCOL.into();
+        let destination = RouteAttribute::Destination(RouteAddress::Inet([192, 0, 2, 0].into()));
+        message.attributes.push(destination);
+        assert_eq!(changed(&message), of("192.0.2.0/24", true));
     }
 
     #[test]

@@ -91,6 +91,26 @@ impl Kernel {
         }
     }
 
+    /// What the kernel says of the interface of this number; none if there is none. An error says
+    /// that `what` was looked up, such as "interface eth0": a number says nothing to people.
+    ///
+    /// # Errors
+    ///
+    /// If the kernel cannot be asked.
+    pub async fn link_by_index(
+        &self,
+        index: u32,
+        what: &str,
+    ) -> Result<Option<LinkInfo>, KernelError> {
+        let mut request = LinkMessage::default();
+        request.header.index = index;
+        match self.link(&format!("look up {what}"), request).await {
+            Ok(link) => Ok(Some(link)),
+            Err(error) if error.errno() == Some(libc::ENODEV) => Ok(None),
+            Err(error) => Err(error),
+        }
+    }
+
     /// The MAC of the interface that this one belongs to: for a veth, of the pair's other end,
     /// also if that is in another namespace. None if there is no such interface or it has no MAC.
     ///

@@ -7,8 +7,10 @@
 mod addresses;
 mod entries;
 mod events;
+mod foreign_routes;
 mod links;
 mod neighbours;
+mod path_mtu;
 mod routes;
 mod vxlan;
 
@@ -25,11 +27,14 @@ use rtnetlink::{Handle, new_connection_with_strict_check};
 use tokio::task::AbortHandle;
 
 pub use addresses::InterfaceAddress;
-pub use entries::{Entries, Entry, PROTOCOL, Way};
-pub use events::{Events, KernelEvent};
+pub use entries::{Entries, Entry, EntryChange, Key, Names, PROTOCOL, Way};
+pub use events::{Change, Events, KernelEvent};
+pub use foreign_routes::ForeignRoute;
 pub use links::{LinkInfo, Peer, XdpAttached, XdpMode};
 pub use neighbours::{Neighbour, NeighbourState};
-pub use routes::RouteTo;
+pub(crate) use path_mtu::lifetime as path_mtu_lifetime;
+pub use path_mtu::{PathMtuNews, PathMtus};
+pub use routes::{RouteMtu, RouteTo, Routes, UdpFlow};
 pub use vxlan::{LinkState, VxlanDevice, VxlanSettings};
 
 /// How long the kernel may take to answer. It answers within the system call, so a missing
@@ -79,6 +84,11 @@ impl KernelError {
     /// Whether the kernel refused because there is such a thing already.
     pub fn exists(&self) -> bool {
         self.errno() == Some(libc::EEXIST)
+    }
+
+    /// Whether what was asked for needs an address or port that somebody else has.
+    pub(crate) fn is_address_in_use(&self) -> bool {
+        self.errno() == Some(libc::EADDRINUSE)
     }
 }
 

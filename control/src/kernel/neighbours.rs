@@ -57,7 +57,7 @@ impl Kernel {
         interface: u32,
         address: IpAddr,
     ) -> Result<Option<Neighbour>, KernelError> {
-        let what = format!("look up neighbour {address} on interface {interface}");
+        let what = format!("look up neighbour {address}");
         let request = RouteNetlinkMessage::GetNeighbour(message(interface, address));
         match self.request(&what, request, 0).await {
             Ok(answers) => Ok(answers.iter().find_map(|answer| match answer {
@@ -66,8 +66,18 @@ impl Kernel {
             })),
             // ENOENT: no such entry. ENODEV: no such interface (any more).
             Err(error) if matches!(error.errno(), Some(libc::ENOENT | libc::ENODEV)) => Ok(None),
-            Err(error) => Err(error),
+            Err(error) => Err(self.on_interface(error, interface).await),
         }
+    }
+
+    /// The error, with the name of the interface that it is about.
+    async fn on_interface(&self, mut error: KernelError, interface: u32) -> KernelError {
+        if let KernelError::Refused { what, .. } | KernelError::NoAnswer { what } = &mut error
+            && let Ok(Some(link)) = self.link_by_index(interface, "an interface").await
+        {
+            what.extend([" on ", &link.name]);
+        }
+        error
     }
 
     /// Makes the kernel resolve a neighbour, or check soon that what it knows still holds, as if
@@ -86,11 +96,12 @@ impl Kernel {
         }
         let mut request = message(interface, address);
         request.header.flags = NeighbourFlags::Use;
-        let what = format!("probe neighbour {address} on interface {interface}");
+        let what = format!("probe neighbour {address}");
         let request = RouteNetlinkMessage::NewNeighbour(request);
-        self.request(&what, request, NLM_F_CREATE | NLM_F_ACK)
-            .await
-            .map(drop)
+        match self.request(&what, request, NLM_F_CREATE | NLM_F_ACK).await {
+            Ok(_) => Ok(()),
+            Err(error) => Err(self.on_interface(error, interface).await),
+        }
     }
 }
 

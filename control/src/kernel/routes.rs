@@ -1,13 +1,20 @@
 //! Which way the kernel would send a packet (`RTM_GETROUTE`).
 
 use std::net::IpAddr;
+use std::time::Duration;
 
 use rtnetlink::packet_route::route::{
-    RouteAddress, RouteAttribute, RouteFlags, RouteMessage, RouteNextHopFlags, RouteType, RouteVia,
+    RouteAddress, RouteAttribute, RouteFlags, RouteMessage, RouteMetric, RouteNextHopFlags,
+    RouteType, RouteVia,
 };
 use rtnetlink::packet_route::{AddressFamily, RouteNetlinkMessage};
 
 use super::{Kernel, KernelError};
+
+/// UDP in the IP header (RFC 768).
+const UDP: u8 = 17;
+/// Ticks of `clock_t` in a second, as netlink gives times out (`USER_HZ`).
+const TICKS_PER_SECOND: u64 = 100;
 
 /// A way that the kernel's routing rules choose for one destination.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -21,6 +28,39 @@ pub struct RouteTo {
     pub weight: u16,
 }
 
+/// Packets that the routing rules are asked about: UDP from one of this host's addresses. Rules
+/// may choose by any of it (`ip rule`: `from`, `ipproto`, `dport`).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct UdpFlow {
+    /// Where they come from; none: the kernel chooses.
+    pub source: Option<IpAddr>,
+    /// Where they go.
+    pub destination: IpAddr,
+    /// Their UDP destination port.
+    pub port: u16,
+}
+
+/// What the kernel would do with packets of a flow.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Routes {
+    /// The usable ways, of which each flow takes one. None: it would send nothing.
+    pub ways: Vec<RouteTo>,
+    /// All interfaces that the route names, usable or not, by number.
+    pub interfaces: Vec<u32>,
+    /// What it knows of the longest packet; none if that is the interface's affair alone.
+    pub mtu: Option<RouteMtu>,
+}
+
+/// The longest packet that a route takes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct RouteMtu {
+    /// Bytes of IP packet.
+    pub bytes: u32,
+    /// When the kernel forgets this, if it has learned it from a router's answer (RFC 1191,
+    /// RFC 8201); none if the route itself has it (`ip route ... mtu`).
+    pub expires: Option<Duration>,
+}
+
 impl Kernel {
     /// The ways by which the kernel would send packets to `destination`, of which each flow takes
     /// one. None if it would not send any: no route, or one that refuses.
@@ -29,32 +69,118 @@ impl Kernel {
     ///
     /// If the kernel cannot be asked.
     pub async fn routes_to(&self, destination: IpAddr) -> Result<Vec<RouteTo>, KernelError> {
-        let mut request = RouteMessage::default();
-        let (family, length) = match destination {
-            IpAddr::V4(_) => (AddressFamily::Inet, 32),
-            IpAddr::V6(_) => (AddressFamily::Inet6, 128),
+        let answer = self.route(request(destination), destination, true).await?;
+        Ok(answer.map_or_else(Vec::new, |route| routes_to(&route)))
+    }
+
+    /// What the kernel would do with packets of a flow.
+    ///
+    /// # Errors
+    ///
+    /// If the kernel cannot be asked.
+    pub async fn routes_of(&self, flow: &UdpFlow) -> Result<Routes, KernelError> {
+        let destination = flow.destination;
+        let mut request = request(destination);
+        if let Some(source) = flow.source {
+            request.header.source_prefix_length = request.header.destination_prefix_length;
+            let source = RouteAttribute::Source(RouteAddress::from(source));
+            request.attributes.push(source);
+        }
+        request.attributes.push(RouteAttribute::IpProto(UDP));
+        request.attributes.push(RouteAttribute::Dport(flow.port));
+        let Some(whole) = self.route(request.clone(), destination, true).await? else {
+            return Ok(Routes::default());
         };
-        request.header.address_family = family;
-        request.header.destination_prefix_length = length;
-        // The route as it stands in the table, with all its next hops, not the one hop of a flow
-        // without ports.
-        request.header.flags = RouteFlags::FibMatch;
-        let address = RouteAttribute::Destination(RouteAddress::from(destination));
-        request.attributes.push(address);
+        let ways = routes_to(&whole);
+        // The route as it stands in the table does not tell what was learned of one destination.
+        let mtu = if ways.is_empty() {
+            None
+        } else {
+            let one = self.route(request, destination, false).await?;
+            one.as_ref().and_then(mtu)
+        };
+        Ok(Routes {
+            interfaces: interfaces(&whole),
+            ways,
+            mtu,
+        })
+    }
+
+    /// Asks for the route of packets: as it stands in the table, with all its next hops
+    /// (`whole`), or what becomes of one flow. None if the kernel would not send any.
+    async fn route(
+        &self,
+        mut request: RouteMessage,
+        destination: IpAddr,
+        whole: bool,
+    ) -> Result<Option<RouteMessage>, KernelError> {
+        if whole {
+            request.header.flags = RouteFlags::FibMatch;
+        }
         let what = format!("look up the route to {destination}");
         let message = RouteNetlinkMessage::GetRoute(request);
         match self.request(&what, message, 0).await {
-            Ok(answers) => {
-                let first = answers.iter().find_map(|answer| match answer {
-                    RouteNetlinkMessage::NewRoute(message) => Some(routes_to(message)),
-                    _ => None,
-                });
-                Ok(first.unwrap_or_default())
-            }
-            Err(error) if error.errno().is_some_and(is_unreachable) => Ok(Vec::new()),
+            Ok(answers) => Ok(answers.into_iter().find_map(|answer| match answer {
+                RouteNetlinkMessage::NewRoute(message) => Some(message),
+                _ => None,
+            })),
+            Err(error) if error.errno().is_some_and(is_unreachable) => Ok(None),
             Err(error) => Err(error),
         }
     }
+}
+
+fn request(destination: IpAddr) -> RouteMessage {
+    let mut request = RouteMessage::default();
+    let (family, length) = match destination {
+        IpAddr::V4(_) => (AddressFamily::Inet, 32),
+        IpAddr::V6(_) => (AddressFamily::Inet6, 128),
+    };
+    request.header.address_family = family;
+    request.header.destination_prefix_length = length;
+    let address = RouteAttribute::Destination(RouteAddress::from(destination));
+    request.attributes.push(address);
+    request
+}
+
+/// The MTU of an answer about one flow. An IPv6 route may expire as a whole (a router's
+/// advertisement); only what was learned of one destination is marked as cloned.
+fn mtu(message: &RouteMessage) -> Option<RouteMtu> {
+    let mut bytes = None;
+    let mut ticks = 0;
+    for attribute in &message.attributes {
+        match attribute {
+            RouteAttribute::Metrics(metrics) => {
+                bytes = metrics.iter().find_map(|metric| match metric {
+                    RouteMetric::Mtu(bytes) if *bytes > 0 => Some(*bytes),
+                    _ => None,
+                });
+            }
+            RouteAttribute::CacheInfo(info) => ticks = info.expires,
+            _ => {}
+        }
+    }
+    let learned = ticks > 0 && message.header.flags.contains(RouteFlags::Cloned);
+    Some(RouteMtu {
+        bytes: bytes?,
+        expires: learned.then(|| Duration::from_millis(u64::from(ticks) * 1000 / TICKS_PER_SECOND)),
+    })
+}
+
+fn interfaces(message: &RouteMessage) -> Vec<u32> {
+    let mut all = Vec::new();
+    for attribute in &message.attributes {
+        match attribute {
+            RouteAttribute::Oif(index) => all.push(*index),
+            RouteAttribute::MultiPath(hops) => {
+                all.extend(hops.iter().map(|hop| hop.interface_index));
+            }
+            _ => {}
+        }
+    }
+    all.sort_unstable();
+    all.dedup();
+    all
 }
 
 /// Whether the kernel says with this error that it would not send the packet: no route, or one
@@ -131,7 +257,7 @@ pub(super) fn ip(address: &RouteAddress) -> Option<IpAddr> {
 
 #[cfg(test)]
 mod tests {
-    use rtnetlink::packet_route::route::RouteNextHop;
+    use rtnetlink::packet_route::route::{RouteCacheInfo, RouteNextHop};
 
     use super::*;
 
@@ -143,6 +269,27 @@ mod tests {
         assert_eq!(routes_to(&message), []);
         message.header.kind = RouteType::Unicast;
         assert_eq!(routes_to(&message)[0].interface, 1);
+    }
+
+    #[test]
+    fn what_was_learned_of_a_destination_expires_and_a_metric_does_not() {
+        let mut message = RouteMessage::default();
+        assert_eq!(mtu(&message), None);
+        let metrics = vec![RouteMetric::Lock(4), RouteMetric::Mtu(1400)];
+        message.attributes.push(RouteAttribute::Metrics(metrics));
+        let of = |expires| RouteMtu {
+            bytes: 1400,
+            expires,
+        };
+        assert_eq!(mtu(&message), Some(of(None)));
+        let mut info = [0; 32];
+        info[8..12].copy_from_slice(&150_u32.to_ne_bytes());
+        let info = RouteCacheInfo::parse(&info).unwrap();
+        message.attributes.push(RouteAttribute::CacheInfo(info));
+        assert_eq!(mtu(&message), Some(of(None)), "the route's own time");
+        message.header.flags = RouteFlags::Cloned;
+        let learned = of(Some(Duration::from_millis(1500)));
+        assert_eq!(mtu(&message), Some(learned));
     }
 
     #[test]

@@ -12,8 +12,10 @@ use viaduct_encap::{MacAddr, Vni};
 
 use super::{Kernel, KernelError, LinkInfo};
 
-/// The description (`IFLA_IFALIAS`) by which Viaduct knows the devices that it made.
+/// What the description (`IFLA_IFALIAS`) of the devices that Viaduct made begins with; the node's
+/// name follows.
 const MADE_BY_US: &str = "made by viaduct";
+const FOR_NODE: &str = " for node ";
 
 /// What tells one VXLAN device from another, and cannot be changed while it exists.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -25,7 +27,7 @@ pub struct VxlanSettings {
     /// This node's underlay address; none: whatever the kernel chooses.
     pub local: Option<IpAddr>,
     /// The underlay interface's number; none: whatever the routes say.
-    pub lower: Option<u32>,
+    pub underlay: Option<u32>,
     /// Whether it learns where MACs are from the packets that come.
     pub learning: bool,
     /// Outer IPv6: sends UDP checksum 0.
@@ -43,8 +45,15 @@ pub struct VxlanDevice {
     pub link: LinkInfo,
     /// What VXLAN devices have.
     pub settings: VxlanSettings,
+    /// The node whose Viaduct made it; empty if it does not say, none if Viaduct did not.
+    pub owner: Option<String>,
+}
+
+impl VxlanDevice {
     /// Whether Viaduct made it.
-    pub ours: bool,
+    pub fn is_ours(&self) -> bool {
+        self.owner.is_some()
+    }
 }
 
 /// What may be changed of a device while it exists.
@@ -81,7 +90,7 @@ impl Kernel {
         Ok((links, devices))
     }
 
-    /// Makes a VXLAN device, up, without IPv6 addresses of its own choice.
+    /// Makes a VXLAN device for a node, up, without IPv6 addresses of its own choice.
     ///
     /// # Errors
     ///
@@ -92,6 +101,7 @@ impl Kernel {
         name: &str,
         settings: &VxlanSettings,
         state: LinkState,
+        node: &str,
     ) -> Result<(), KernelError> {
         let mut request = LinkMessage::default();
         request.attributes = vec![
@@ -108,11 +118,21 @@ impl Kernel {
         self.request(&what, RouteNetlinkMessage::NewLink(request), flags)
             .await?;
         // The kernel ignores a description given at birth (`rtnl_create_link`).
+        self.set_owner(name, node).await
+    }
+
+    /// Marks a device as made for a node.
+    ///
+    /// # Errors
+    ///
+    /// If the kernel refuses.
+    pub async fn set_owner(&self, name: &str, node: &str) -> Result<(), KernelError> {
         let mut alias = LinkMessage::default();
         alias.attributes = vec![
             LinkAttribute::IfName(name.into()),
-            LinkAttribute::IfAlias(MADE_BY_US.into()),
+            LinkAttribute::IfAlias(format!("{MADE_BY_US}{FOR_NODE}{node}")),
         ];
+        let what = format!("mark {name} as made for {node}");
         self.request(&what, RouteNetlinkMessage::SetLink(alias), NLM_F_ACK)
             .await
             .map(drop)
@@ -146,10 +166,10 @@ impl Kernel {
     /// # Errors
     ///
     /// If the kernel refuses.
-    pub async fn remove_link(&self, index: u32) -> Result<(), KernelError> {
+    pub async fn remove_link(&self, link: &LinkInfo) -> Result<(), KernelError> {
         let mut request = LinkMessage::default();
-        request.header.index = index;
-        let what = format!("remove interface {index}");
+        request.header.index = link.index;
+        let what = format!("remove interface {}", link.name);
         let request = RouteNetlinkMessage::DelLink(request);
         match self.request(&what, request, NLM_F_ACK).await {
             Err(error) if error.errno() == Some(libc::ENODEV) => Ok(()),
@@ -165,7 +185,7 @@ fn attributes(settings: &VxlanSettings) -> Vec<InfoVxlan> {
         InfoVxlan::Learning(settings.learning),
         InfoVxlan::Tos(settings.tos),
     ];
-    all.extend(settings.lower.map(InfoVxlan::Link));
+    all.extend(settings.underlay.map(InfoVxlan::Link));
     match settings.local {
         Some(IpAddr::V4(local)) => all.push(InfoVxlan::Local(local)),
         Some(IpAddr::V6(local)) => {
@@ -179,11 +199,11 @@ fn attributes(settings: &VxlanSettings) -> Vec<InfoVxlan> {
 }
 
 fn device(message: &LinkMessage, link: &LinkInfo) -> Option<VxlanDevice> {
-    let mut ours = false;
+    let mut owner = None;
     let mut data = None;
     for attribute in &message.attributes {
         match attribute {
-            LinkAttribute::IfAlias(alias) => ours = alias == MADE_BY_US,
+            LinkAttribute::IfAlias(alias) => owner = owner_of(alias),
             LinkAttribute::LinkInfo(infos) => {
                 data = infos.iter().find_map(|info| match info {
                     Info::Data(InfoData::Vxlan(data)) => Some(data),
@@ -197,7 +217,7 @@ fn device(message: &LinkMessage, link: &LinkInfo) -> Option<VxlanDevice> {
         vni: Vni::new(0)?,
         port: 0,
         local: None,
-        lower: None,
+        underlay: None,
         learning: false,
         zero_tx6: false,
         zero_rx6: false,
@@ -209,7 +229,7 @@ fn device(message: &LinkMessage, link: &LinkInfo) -> Option<VxlanDevice> {
             InfoVxlan::Port(port) => settings.port = *port,
             InfoVxlan::Local(local) => settings.local = Some((*local).into()),
             InfoVxlan::Local6(local) => settings.local = Some((*local).into()),
-            InfoVxlan::Link(index) if *index != 0 => settings.lower = Some(*index),
+            InfoVxlan::Link(index) if *index != 0 => settings.underlay = Some(*index),
             InfoVxlan::Tos(tos) => settings.tos = *tos,
             InfoVxlan::Learning(learning) => settings.learning = *learning,
             InfoVxlan::UDPZeroCsumTX(zero) => settings.zero_tx6 = *zero,
@@ -220,6 +240,27 @@ fn device(message: &LinkMessage, link: &LinkInfo) -> Option<VxlanDevice> {
     Some(VxlanDevice {
         link: link.clone(),
         settings,
-        ours,
+        owner,
     })
+}
+
+fn owner_of(alias: &str) -> Option<String> {
+    let rest = alias.strip_prefix(MADE_BY_US)?;
+    match rest.strip_prefix(FOR_NODE) {
+        Some(node) => Some(node.to_owned()),
+        None => rest.is_empty().then(String::new),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_description_says_whose_a_device_is() {
+        assert_eq!(owner_of("made by viaduct for node a-1"), Some("a-1".into()));
+        assert_eq!(owner_of("made by viaduct"), Some(String::new()));
+        assert_eq!(owner_of("made by viaducts"), None);
+        assert_eq!(owner_of("flannel"), None);
+    }
 }

@@ -5,6 +5,8 @@
 //! changes nothing.
 
 mod backoff;
+mod followed;
+mod listing;
 mod port;
 mod ports;
 mod report;
@@ -12,35 +14,41 @@ mod routes;
 #[cfg(test)]
 mod tests;
 mod underlay;
+mod vtep;
+mod ways;
 
+use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use ipnet::IpNet;
 use tokio::sync::watch;
 use tracing::warn;
-use viaduct_fib::{NetworkId, PortId, Publisher, ReaderStuck, TunnelId, Update};
+use viaduct_encap::MacAddr;
+use viaduct_fib::{NetworkId, PortId, Publisher, ReaderStuck, Update, UpdateError};
 
 use crate::data_plane::DataPlane;
 use crate::error::AgentError;
 use crate::next_hop::{Underlay, Unresolved};
-use crate::observe::{ObservedPort, ObservedUnderlay, ObservedVtep};
-use crate::options::{AgentOptions, PortOptions, RouteOptions};
+use crate::observe::{ObservedUnderlay, ObservedVtep};
+use crate::options::{AgentOptions, OptionsError, PortOptions, RouteOptions};
 use crate::status::{AgentStatus, SlowPathStatus, StatusHandle};
 use backoff::Backoff;
+use followed::Followed;
+use listing::Listing;
 use port::Port;
-use routes::{Tunnel, Vtep};
+use ways::Ways;
+
+pub(crate) use port::can_come_up;
+pub(crate) use underlay::{can_send, fits_frames, no_address};
 
 /// How long after a publication that a stuck worker prevented it is tried again.
 const PUBLISH_RETRY: Duration = Duration::from_secs(1);
 
-/// All that is seen at the start.
+/// What is seen before the pods, at the start.
 pub(crate) struct Observed {
     pub(crate) underlay: ObservedUnderlay,
-    /// In the order of the options.
-    pub(crate) ports: Vec<ObservedPort>,
     pub(crate) vteps: BTreeMap<IpAddr, ObservedVtep>,
     /// This host's own addresses.
     pub(crate) host: Vec<IpAddr>,
@@ -50,38 +58,45 @@ pub(crate) struct Observed {
 pub(crate) struct Reconciler<D> {
     options: AgentOptions,
     publisher: Publisher,
+    /// Changes of the table that are not published yet.
+    staged: Vec<Update>,
     data_plane: D,
     /// The number of the underlay interface that the data plane has; 0: none.
     underlay_index: u32,
-    /// The underlay's MTU as it was seen last, in bytes.
-    underlay_mtu: u32,
+    /// The MAC that the data plane has for it.
+    underlay_mac: Option<MacAddr>,
+    /// The underlay interface as it was seen last, whether the data plane has it or not.
+    underlay_link: Followed,
     underlay: Result<Underlay, Unresolved>,
     /// When to try again to have the data plane take the underlay.
     underlay_backoff: Backoff,
     ports: BTreeMap<PortId, Port>,
-    tunnels: BTreeMap<TunnelId, Tunnel>,
-    /// The prefixes of other nodes that the table has.
-    remotes: BTreeMap<(NetworkId, IpNet), TunnelId>,
-    vteps: BTreeMap<IpAddr, Vtep>,
+    ways: Ways,
+    /// The routes as the status shows them.
+    listing: Listing,
+    /// Whether the data plane has yet to be told where tunnels end.
+    nodes_stale: bool,
     /// When to publish what is staged; none if nothing is.
     publish_at: Option<Instant>,
     /// The epoch that was published last.
     epoch: u64,
     /// What the status says of the kernel's path.
     slow_path: Option<SlowPathStatus>,
+    /// The kernel's VXLAN devices, as the data plane knows them.
+    overlay: Option<[Option<u32>; 2]>,
     status: watch::Sender<Arc<AgentStatus>>,
     /// Whether something has changed since the status was written.
     status_stale: bool,
 }
 
 impl<D: DataPlane> Reconciler<D> {
-    /// Brings about all of the desired state that is possible without a working underlay: a route
-    /// may be unresolved, but every pod must be there.
+    /// Brings about the desired state as far as that is possible now, all but the pods: these come
+    /// as they are looked at. What is not possible is in the status, and followed.
     ///
     /// # Errors
     ///
-    /// If something is missing or refused. What was done at the data plane has been undone. The
-    /// options have been checked.
+    /// If the forwarding table refuses the options, which have been checked. What was done at the
+    /// data plane has been undone.
     pub(crate) fn start(
         options: AgentOptions,
         publisher: Publisher,
@@ -93,32 +108,48 @@ impl<D: DataPlane> Reconciler<D> {
             ports: ports::plan(&options),
             options,
             publisher,
+            staged: Vec::new(),
             data_plane,
             underlay_index: 0,
-            underlay_mtu: 0,
-            underlay: Err(Unresolved::UnderlayGone),
+            underlay_mac: None,
+            underlay_link: Followed::default(),
+            underlay: Err(Unresolved::UnderlayRefused(
+                "it has not been looked at yet".into(),
+            )),
             underlay_backoff: Backoff::default(),
-            tunnels: BTreeMap::new(),
-            remotes: BTreeMap::new(),
-            vteps: BTreeMap::new(),
+            ways: Ways::default(),
+            listing: Listing::default(),
+            nodes_stale: true,
             publish_at: None,
             epoch: 0,
             slow_path: None,
+            overlay: None,
             status: watch::Sender::default(),
             status_stale: true,
         };
-        // Nothing reaches a worker yet: no pod has a pinhole.
-        reconciler.start_underlay(&observed.underlay, now)?;
+        // The XDP program on the underlay drops packets of nodes that it does not know, so it has to know them before it
+        // is attached. Without an underlay the routes are not resolved yet.
         reconciler.add_networks()?;
-        reconciler.add_routes(&observed.vteps, now)?;
-        reconciler.publish()?;
-        reconciler.observe_host(&observed.host);
-        if let Err(error) = reconciler.add_ports(&observed.ports, now) {
+        reconciler.add_routes(now)?;
+        // Nothing reaches a worker yet: no pod has a pinhole.
+        reconciler.observe_underlay(&observed.underlay, now);
+        if let Err(error) = reconciler.fill_table(observed, now) {
             reconciler.let_underlay_go();
             return Err(error);
         }
+        reconciler.observe_host(&observed.host);
         reconciler.report();
         Ok(reconciler)
+    }
+
+    fn fill_table(&mut self, observed: &Observed, now: Instant) -> Result<(), AgentError> {
+        // Now with the underlay's MTU.
+        self.add_networks()?;
+        for (&vtep, observed) in &observed.vteps {
+            self.observe_vtep(vtep, observed, now);
+        }
+        self.publish()?;
+        Ok(())
     }
 
     /// Takes everything away from the workers, so that the kernel has it, and gives the data
@@ -131,11 +162,27 @@ impl<D: DataPlane> Reconciler<D> {
         self.data_plane
     }
 
+    /// Has the data plane do what is to be done now and then.
+    pub(crate) fn maintain(&mut self) {
+        self.data_plane.maintain();
+    }
+
     /// Has the status say this of the kernel's path.
     pub(crate) fn note_slow_path(&mut self, status: &SlowPathStatus) {
         if self.slow_path.as_ref() != Some(status) {
             self.slow_path = Some(status.clone());
             self.status_stale = true;
+        }
+    }
+
+    /// Tells the data plane which the kernel's VXLAN devices are, over IPv4 and IPv6.
+    pub(crate) fn note_overlay(&mut self, devices: [Option<u32>; 2]) {
+        if self.overlay != Some(devices) {
+            let set = self.data_plane.set_overlay_devices(devices);
+            if let Err(error) = &set {
+                warn!(%error, "what comes through the kernel's VXLAN device is forwarded by the kernel");
+            }
+            self.overlay = set.is_ok().then_some(devices);
         }
     }
 
@@ -146,31 +193,42 @@ impl<D: DataPlane> Reconciler<D> {
         }
     }
 
-    /// Makes these the pods and routes that are wanted, or, if they contradict themselves, changes
-    /// nothing. What is new has to be looked at: ports and nodes are returned.
+    /// Makes these the pods and routes that are wanted, or changes nothing. What is new has to be
+    /// looked at: ports and nodes are returned.
     ///
     /// # Errors
     ///
-    /// Why they cannot be had.
+    /// Why they cannot be had: they contradict themselves, or the table does not take them.
     pub(crate) fn reconfigure(
         &mut self,
         ports: Vec<PortOptions>,
         routes: Vec<RouteOptions>,
         now: Instant,
     ) -> Result<(Vec<PortId>, Vec<IpAddr>), AgentError> {
-        let wanted = AgentOptions {
-            ports,
-            routes,
-            ..self.options.clone()
-        };
-        wanted.check()?;
-        self.options = wanted;
-        let (ports, routes) = (self.options.ports.clone(), self.options.routes.clone());
-        let vteps = self.want_routes(&routes, now)?;
+        let (ports, routes) = self.checked(ports, routes)?;
+        // The last that may fail; it is taken whole or not at all.
+        let vteps = self.want_routes(routes, now)?;
         let ids = self.want_ports(&ports, now);
+        self.options.ports = ports;
         self.publish_soon(now);
         self.status_stale = true;
         Ok((ids, vteps))
+    }
+
+    /// Whether these pods and routes could be had beside all else; they are given back.
+    fn checked(
+        &mut self,
+        mut ports: Vec<PortOptions>,
+        mut routes: Vec<RouteOptions>,
+    ) -> Result<(Vec<PortOptions>, Vec<RouteOptions>), OptionsError> {
+        let mut swap = |options: &mut AgentOptions| {
+            std::mem::swap(&mut options.ports, &mut ports);
+            std::mem::swap(&mut options.routes, &mut routes);
+        };
+        swap(&mut self.options);
+        let result = self.options.check();
+        swap(&mut self.options);
+        result.map(|()| (ports, routes))
     }
 
     /// Where to read what this does.
@@ -183,10 +241,29 @@ impl<D: DataPlane> Reconciler<D> {
         &self.options
     }
 
+    /// What is wanted, with the names that interfaces have now, and with what is known of them now:
+    /// those that were renamed have other names than the options say.
+    pub(crate) fn current_options(&self) -> Cow<'_, AgentOptions> {
+        let mut options = Cow::Borrowed(&self.options);
+        let underlay = self.underlay_link.name(&self.options.underlay.name);
+        if underlay != self.options.underlay.name {
+            underlay.clone_into(&mut options.to_mut().underlay.name);
+        }
+        for port in self.ports.values().filter(|port| port.has_changed()) {
+            let mut ports = options.to_mut().ports.iter_mut();
+            if let Some(wanted) = ports.find(|wanted| wanted.is_same_pod(&port.options)) {
+                wanted.binding.clone_from(&port.options.binding);
+                port.interface().clone_into(&mut wanted.interface);
+            }
+        }
+        options
+    }
+
     /// When there is something to do next even if nothing is seen; none: never.
     pub(crate) fn next_due(&self) -> Option<Instant> {
         let retries = self.ports.values().filter_map(Port::retry_at);
-        let probes = self.vteps.values().map(|vtep| vtep.probe_at);
+        let vteps = self.ways.vteps.values();
+        let probes = vteps.flat_map(|vtep| vtep.ask_at.into_iter().chain([vtep.probe_at]));
         let underlay = self.underlay_backoff.retry_at();
         let rest = self.publish_at.into_iter().chain(underlay);
         retries.chain(probes).chain(rest).min()
@@ -202,7 +279,7 @@ impl<D: DataPlane> Reconciler<D> {
     fn add_networks(&mut self) -> Result<(), AgentError> {
         for network in 0..self.options.networks.len() {
             if let Some(update) = self.network_update(network) {
-                self.publisher.apply(update)?;
+                self.stage(update)?;
             }
         }
         Ok(())
@@ -213,14 +290,24 @@ impl<D: DataPlane> Reconciler<D> {
         let options = self.options.networks.get(network)?;
         Some(Update::PutNetwork {
             id: network_id(network)?,
-            network: options.in_table(self.underlay_mtu),
+            network: options.in_table(),
         })
     }
 
     fn publish(&mut self) -> Result<(), ReaderStuck> {
         self.status_stale = true;
+        self.data_plane.withdraw(&self.staged);
         self.epoch = self.publisher.publish()?;
         self.publish_at = None;
+        self.data_plane.settle(&self.staged);
+        self.staged.clear();
+        Ok(())
+    }
+
+    /// Stages a change of the table.
+    fn stage(&mut self, update: Update) -> Result<(), UpdateError> {
+        self.publisher.apply(update.clone())?;
+        self.staged.push(update);
         Ok(())
     }
 

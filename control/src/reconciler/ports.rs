@@ -12,13 +12,12 @@ use viaduct_fib::{Limits, MAX_PORTS, NetworkId, PortId, Update};
 
 use super::Reconciler;
 use super::backoff::Backoff;
-use super::port::{DownReason, Port, State};
+use super::followed::Followed;
+use super::port::{DownReason, Port, State, can_carry, can_come_up, is_the_pods};
 use crate::data_plane::{DataPlane, PodSide};
-use crate::error::AgentError;
 use crate::kernel::LinkInfo;
 use crate::observe::ObservedPort;
 use crate::options::{AgentOptions, NetworkOptions, PortOptions};
-use crate::slow_path::guard::PodMacs;
 
 /// How far a pod has come at the data plane.
 #[derive(Default)]
@@ -37,34 +36,27 @@ pub(super) fn plan(options: &AgentOptions) -> BTreeMap<PortId, Port> {
 }
 
 impl<D: DataPlane> Reconciler<D> {
-    /// Brings all pods up, or none.
-    pub(super) fn add_ports(
-        &mut self,
-        observed: &[ObservedPort],
-        now: Instant,
-    ) -> Result<(), AgentError> {
-        let ids: Vec<PortId> = self.ports.keys().copied().collect();
-        for (&id, observed) in ids.iter().zip(observed) {
-            if let Err(reason) = self.bring_up(id, observed, now) {
-                let error = self.pod_error(id, &reason);
-                for &before in ids.iter().rev().filter(|&&before| before < id) {
-                    self.bring_down(before, DownReason::Stopping, now);
-                }
-                return Err(error);
-            }
-        }
-        Ok(())
-    }
-
     /// Follows what is seen of a pod's interface.
     pub(crate) fn observe_port(&mut self, id: PortId, observed: &ObservedPort, now: Instant) {
-        let Some(port) = self.ports.get(&id) else {
+        let Some(port) = self.ports.get_mut(&id) else {
             return;
         };
+        if let Some(link) = &observed.link {
+            if let Err(reason) = is_the_pods(&port.options, link) {
+                self.keep_down(id, reason, now);
+                return;
+            }
+            port.options.binding.follow(link);
+            self.status_stale |= port.link.follow(link, &port.options.interface);
+        }
         let seen = observed.link.as_ref().map(|link| link.index);
         let attached = port.attached();
         if attached.is_some() && attached == seen {
-            if let Some(Err(reason)) = observed.link.as_ref().map(|link| self.check_link(link)) {
+            if let Some(Err(reason)) = observed
+                .link
+                .as_ref()
+                .map(|link| can_carry(link, self.options.max_mtu))
+            {
                 self.bring_down(id, reason, now);
                 return;
             }
@@ -80,8 +72,16 @@ impl<D: DataPlane> Reconciler<D> {
     /// Notes that an interface went away, even if one of its name and number has come back since:
     /// its sockets are gone.
     pub(crate) fn link_removed(&mut self, index: u32, now: Instant) {
-        if let Some(id) = self.port_on(index) {
-            self.bring_down(id, DownReason::NoInterface, now);
+        self.underlay_removed(index, now);
+        let Some(id) = self.port_on(index) else {
+            return;
+        };
+        if let Some(port) = self.ports.get_mut(&id) {
+            port.link.lost(index);
+            port.options.binding.lost(index);
+            if port.attached() == Some(index) {
+                self.bring_down(id, DownReason::NoInterface, now);
+            }
         }
     }
 
@@ -92,10 +92,10 @@ impl<D: DataPlane> Reconciler<D> {
         ports.filter_map(move |(&id, port)| due(port).then_some(id))
     }
 
-    /// The pod whose interface has this number, if it is attached.
+    /// The pod whose interface had this number when it was looked at last.
     pub(crate) fn port_on(&self, interface: u32) -> Option<PortId> {
         let mut ports = self.ports.iter();
-        ports.find_map(|(&id, port)| (port.attached() == Some(interface)).then_some(id))
+        ports.find_map(|(&id, port)| (port.link.index() == interface).then_some(id))
     }
 
     /// The pod whose interface is to have this name.
@@ -105,9 +105,9 @@ impl<D: DataPlane> Reconciler<D> {
     }
 
     /// The MACs of pods that are up, by interface.
-    pub(crate) fn pod_macs(&self) -> PodMacs {
+    pub(crate) fn pod_macs(&self) -> BTreeMap<String, MacAddr> {
         let up = self.ports.values().filter_map(|port| match port.state {
-            State::Up { port: up, .. } => Some((port.options.interface.clone(), up.mac)),
+            State::Up { port: up, .. } => Some((port.interface().to_owned(), up.mac)),
             State::Down(_) => None,
         });
         up.collect()
@@ -123,13 +123,18 @@ impl<D: DataPlane> Reconciler<D> {
         self.ports.get(&id).map(|port| &port.options)
     }
 
+    /// The number of the interface that is followed as a pod's; 0: none.
+    pub(crate) fn port_followed(&self, id: PortId) -> u32 {
+        self.ports.get(&id).map_or(0, |port| port.link.index())
+    }
+
     /// Makes these the pods that are wanted. One that differs in anything goes and comes anew;
     /// who is new is down until its interface has been looked at: its number is returned.
     pub(super) fn want_ports(&mut self, wanted: &[PortOptions], now: Instant) -> Vec<PortId> {
         let unwanted: Vec<PortId> = self
             .ports
             .iter()
-            .filter(|(_, port)| !wanted.contains(&port.options))
+            .filter(|(_, port)| !wanted.iter().any(|it| it.is_same_pod(&port.options)))
             .map(|(&id, _)| id)
             .collect();
         for id in unwanted {
@@ -143,12 +148,14 @@ impl<D: DataPlane> Reconciler<D> {
             self.ports.remove(&id);
             self.data_plane.forget_port(id);
         }
-        let new = wanted
-            .iter()
-            .filter(|options| !self.ports.values().any(|port| port.options == **options));
-        let new: Vec<Port> = new
-            .filter_map(|options| Port::new(options.clone()))
-            .collect();
+        let mut new = Vec::new();
+        for options in wanted {
+            let mut ports = self.ports.values_mut();
+            match ports.find(|port| port.options.is_same_pod(options)) {
+                Some(port) => port.bind(&options.binding),
+                None => new.extend(Port::new(options.clone())),
+            }
+        }
         let mut ids = Vec::with_capacity(new.len());
         for port in new {
             let Some(id) = (1..MAX_PORTS)
@@ -178,40 +185,42 @@ impl<D: DataPlane> Reconciler<D> {
         }
     }
 
-    /// Whether workers can carry a pod's packets on such an interface; where not, the kernel has
-    /// them.
-    fn check_link(&self, link: &LinkInfo) -> Result<(), DownReason> {
-        if !link.up {
-            return Err(DownReason::LinkDown);
-        }
-        let most = self.options.max_mtu;
-        if link.mtu > most {
-            let mtu = link.mtu;
-            return Err(DownReason::TooLong { mtu, most });
-        }
-        Ok(())
-    }
-
     fn try_bring_up(&mut self, id: PortId, observed: &ObservedPort, now: Instant) {
         let index = observed.link.as_ref().map_or(0, |link| link.index);
         let Some(port) = self.ports.get(&id) else {
             return;
         };
-        if observed.link.is_some() && !port.backoff.permits(index, now) {
+        let announced = can_come_up(observed, self.options.max_mtu)
+            .is_err_and(|reason| reason.ends_with_an_event());
+        if observed.link.is_some() && !announced && !port.backoff.permits(index, now) {
             return;
         }
         let Err(reason) = self.bring_up(id, observed, now) else {
             return;
         };
         self.log_down(id, &reason);
-        let gone = matches!(reason, DownReason::NoInterface);
         self.set_state(id, State::Down(reason));
         if let Some(port) = self.ports.get_mut(&id) {
-            if gone {
+            if announced {
                 port.backoff = Backoff::default();
             } else {
                 port.backoff.wait(index, now);
             }
+        }
+    }
+
+    /// Takes a pod away from an interface that is not its own.
+    fn keep_down(&mut self, id: PortId, reason: DownReason, now: Instant) {
+        let Some(port) = self.ports.get_mut(&id) else {
+            return;
+        };
+        port.link = Followed::default();
+        port.backoff = Backoff::default();
+        if port.attached().is_some() {
+            self.bring_down(id, reason, now);
+        } else {
+            self.log_down(id, &reason);
+            self.set_state(id, State::Down(reason));
         }
     }
 
@@ -222,10 +231,7 @@ impl<D: DataPlane> Reconciler<D> {
         observed: &ObservedPort,
         now: Instant,
     ) -> Result<(), DownReason> {
-        let link = observed.link.as_ref().ok_or(DownReason::NoInterface)?;
-        self.check_link(link)?;
-        let gateway_mac = link.mac.ok_or(DownReason::NoGatewayMac)?;
-        let mac = observed.mac.ok_or(DownReason::NoMac)?;
+        let (link, gateway_mac, mac) = can_come_up(observed, self.options.max_mtu)?;
         let wanted = self.ports.get(&id).ok_or(DownReason::New)?;
         let limits = wanted.options.limits;
         let port = in_table(wanted.network, limits, mac, gateway_mac, link);
@@ -271,9 +277,9 @@ impl<D: DataPlane> Reconciler<D> {
         let vni = network.vni;
         let carried = options.network == 0;
         let addresses = options.addresses.clone();
-        self.publisher.apply(Update::PutPort { id, port })?;
+        self.stage(Update::PutPort { id, port })?;
         for &address in &addresses {
-            self.publisher.apply(Update::PutLocal {
+            self.stage(Update::PutLocal {
                 network: port.network,
                 address,
                 port: id,
@@ -285,6 +291,7 @@ impl<D: DataPlane> Reconciler<D> {
             mac: port.mac,
             addresses: &addresses,
             carried,
+            limited: port.limits != Limits::default(),
         };
         self.data_plane.attach_port(id, pod, link)?;
         progress.attached = true;
@@ -342,7 +349,7 @@ impl<D: DataPlane> Reconciler<D> {
             .collect();
         updates.push(Update::RemovePort { id });
         for update in updates {
-            if let Err(error) = self.publisher.apply(update) {
+            if let Err(error) = self.stage(update) {
                 error!(pod = self.pod_name(id), %error, "the table contradicts the pod's state");
             }
         }
@@ -350,7 +357,13 @@ impl<D: DataPlane> Reconciler<D> {
 
     /// Brings the table up to date with an interface that is attached.
     fn update(&mut self, id: PortId, observed: &ObservedPort, now: Instant) {
-        let Some(Port { state, backoff, .. }) = self.ports.get_mut(&id) else {
+        let Some(Port {
+            options,
+            state,
+            backoff,
+            ..
+        }) = self.ports.get_mut(&id)
+        else {
             return;
         };
         let (State::Up { port, .. }, Some(link)) = (state, &observed.link) else {
@@ -367,8 +380,9 @@ impl<D: DataPlane> Reconciler<D> {
         let other_mac = mac != port.mac;
         *port = seen;
         let update = Update::PutPort { id, port: seen };
-        info!(port = id.0, %mac, mtu = seen.mtu, "the pod's interface changed");
-        match self.publisher.apply(update) {
+        let pod = options.name.as_str();
+        info!(pod, interface = %link.name, %mac, mtu = seen.mtu, "the pod's interface changed");
+        match self.stage(update) {
             Ok(()) => self.publish_soon(now),
             Err(error) => error!(%error, "the table refuses the change"),
         }
@@ -407,15 +421,6 @@ impl<D: DataPlane> Reconciler<D> {
 
     fn pod_name(&self, id: PortId) -> &str {
         self.port_options(id).map_or("", |port| &port.name)
-    }
-
-    fn pod_error(&self, id: PortId, reason: &DownReason) -> AgentError {
-        let options = self.port_options(id);
-        AgentError::Pod {
-            pod: self.pod_name(id).into(),
-            interface: options.map_or_else(String::new, |port| port.interface.clone()),
-            reason: reason.to_string(),
-        }
     }
 }
 

@@ -1,40 +1,23 @@
 //! The ways to other nodes, and the tunnels that follow from them.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::net::IpAddr;
 use std::time::{Duration, Instant};
 
 use ipnet::IpNet;
 use tracing::{debug, error, info, warn};
-use viaduct_fib::{MAX_TUNNELS, NetworkId, NextHop, NextHopState, TunnelId, Update, UpdateError};
+use viaduct_fib::{NetworkId, NextHop, NextHopState, TunnelId, Update};
 
-use super::{Reconciler, network_id};
+use super::Reconciler;
+use super::vtep::Before;
+use super::ways::Plan;
 use crate::data_plane::DataPlane;
+use crate::difference::difference;
 use crate::error::AgentError;
-use crate::next_hop::{self, FirstHop, TunnelEnds, Unresolved};
+use crate::kernel::{PathMtuNews, UdpFlow};
+use crate::next_hop::{self, FirstHop, TunnelMtu};
 use crate::observe::ObservedVtep;
 use crate::options::{NetworkOptions, RouteOptions};
-
-/// How often the kernel is asked to resolve a neighbour that it has not resolved.
-const RESOLVE_INTERVAL: Duration = Duration::from_secs(1);
-/// How often the kernel is asked to check a neighbour that it has resolved. The kernel does not
-/// see the workers' packets, so without this it would forget the neighbour.
-const REVALIDATE_INTERVAL: Duration = Duration::from_secs(15);
-
-/// A way to one other node within one network.
-pub(super) struct Tunnel {
-    /// The network's place in the options.
-    network: usize,
-    vtep: IpAddr,
-    ends: TunnelEnds,
-}
-
-/// Another node, as the underlay leads to it.
-pub(super) struct Vtep {
-    observed: ObservedVtep,
-    pub(super) hops: Result<Vec<FirstHop>, Unresolved>,
-    pub(super) probe_at: Instant,
-}
 
 /// A neighbour that the kernel is to be asked to resolve or check.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -43,173 +26,72 @@ pub(crate) struct Probe {
     pub(crate) address: IpAddr,
 }
 
-impl Vtep {
-    /// How soon to ask for its neighbours again: often while one is missing.
-    fn probe_interval(&self, underlay: u32, vtep: IpAddr) -> Duration {
-        let all = next_hop::neighbours_towards(underlay, vtep, &self.observed).count();
-        match &self.hops {
-            Ok(hops) if hops.len() == all => REVALIDATE_INTERVAL,
-            _ => RESOLVE_INTERVAL,
-        }
-    }
-}
-
 impl NetworkOptions {
-    /// What the table is to know of this network on an underlay of this MTU, in bytes.
-    pub(super) fn in_table(&self, underlay_mtu: u32) -> viaduct_fib::Network {
+    /// What the table is to know of this network.
+    pub(super) fn in_table(&self) -> viaduct_fib::Network {
         viaduct_fib::Network {
             vni: self.vni,
             udp_port: self.udp_port,
-            vtep_mac: self.vtep_mac,
+            vtep_macs: self.vtep_macs,
             overlay_v4: self.overlay_v4(),
             overlay_v6: self.overlay_v6(),
-            underlay_mtu: u16::try_from(underlay_mtu).unwrap_or(u16::MAX),
         }
     }
 }
 
 impl<D: DataPlane> Reconciler<D> {
     /// Puts all routes into the table, resolved or not.
-    pub(super) fn add_routes(
-        &mut self,
-        observed: &BTreeMap<IpAddr, ObservedVtep>,
-        now: Instant,
-    ) -> Result<(), AgentError> {
-        let routes = self.options.routes.clone();
-        self.want_routes(&routes, now)?;
-        for (&vtep, observed) in observed {
-            self.set_vtep(vtep, observed, now);
-        }
-        for id in self.tunnels.keys().copied().collect::<Vec<_>>() {
-            self.refresh_tunnel(id);
-        }
+    pub(super) fn add_routes(&mut self, now: Instant) -> Result<(), AgentError> {
+        let routes = std::mem::take(&mut self.options.routes);
+        self.want_routes(routes, now)?;
         Ok(())
     }
 
-    /// Makes these the routes that the table has; routes to one VTEP in one network share a tunnel.
-    /// The options have been checked. Nodes that are new have to be looked at: they are returned.
+    /// Makes these the wanted routes and stages what that changes in the table, or changes
+    /// nothing. Routes to one VTEP in one network share a tunnel. Nodes that are new have to be
+    /// looked at: they are returned.
+    ///
+    /// # Errors
+    ///
+    /// If a route is unsound, or contradicts another, or the table refuses it.
     pub(super) fn want_routes(
         &mut self,
-        routes: &[RouteOptions],
+        routes: Vec<RouteOptions>,
         now: Instant,
-    ) -> Result<Vec<IpAddr>, UpdateError> {
-        let mut new = Vec::new();
-        let mut wanted = BTreeMap::new();
-        for route in routes {
-            let Some(network) = network_id(route.network) else {
-                continue;
-            };
-            let tunnel = match self.tunnel_of(route) {
-                Some(tunnel) => tunnel,
-                None => self.add_tunnel(route)?,
-            };
-            self.vteps.entry(route.vtep).or_insert_with(|| {
-                new.push(route.vtep);
-                Vtep {
-                    observed: ObservedVtep::default(),
-                    hops: Err(Unresolved::NoRoute),
-                    probe_at: now,
-                }
-            });
-            wanted.extend(
-                route
-                    .prefixes
-                    .iter()
-                    .map(|&prefix| ((network, prefix), tunnel)),
-            );
-            if network == NetworkId(0) {
-                let own = node_addresses(route).map(|prefix| ((network, prefix), tunnel));
-                wanted.extend(own);
-            }
+    ) -> Result<Vec<IpAddr>, AgentError> {
+        let difference = difference(&self.options.routes, &routes);
+        for route in &difference.added {
+            self.options.check_route(route)?;
         }
-        self.change_remotes(wanted)?;
-        self.drop_unused_tunnels()?;
-        let vteps: BTreeSet<IpAddr> = self.tunnels.values().map(|tunnel| tunnel.vtep).collect();
-        self.vteps.retain(|vtep, _| vteps.contains(vtep));
-        self.note_nodes();
+        let networks = &self.options.networks;
+        let mut plan = self
+            .ways
+            .plan(networks, &difference.removed, &difference.added)?;
+        let updates = std::mem::take(&mut plan.updates);
+        self.publisher.apply_all(updates.clone())?;
+        self.staged.extend(updates);
+        // From here on nothing is refused.
+        let (front, back) = (difference.front, difference.back);
+        self.options.routes = routes;
+        let new = self.commit(plan, now);
+        self.list_routes(front, back);
+        self.status_stale = true;
         Ok(new)
     }
 
-    /// The tunnel that a route's packets take.
-    pub(super) fn tunnel_of(&self, route: &RouteOptions) -> Option<TunnelId> {
-        let same = |tunnel: &Tunnel| {
-            (
-                tunnel.network,
-                tunnel.vtep,
-                tunnel.ends.remote_mac,
-                tunnel.ends.udp_checksum6,
-            ) == (
-                route.network,
-                route.vtep,
-                route.vtep_mac,
-                route.udp_checksum6,
-            )
-        };
-        let mut tunnels = self.tunnels.iter();
-        tunnels.find_map(|(&id, tunnel)| same(tunnel).then_some(id))
-    }
-
-    fn add_tunnel(&mut self, route: &RouteOptions) -> Result<TunnelId, UpdateError> {
-        // Beyond the table's limit any number does: the table refuses it.
-        let id = (0..MAX_TUNNELS)
-            .map(TunnelId)
-            .find(|id| !self.tunnels.contains_key(id))
-            .unwrap_or(TunnelId(MAX_TUNNELS));
-        let Some(network) = self.options.networks.get(route.network) else {
-            return Ok(id);
-        };
-        let ends = TunnelEnds {
-            vni: network.vni,
-            udp_port: network.udp_port,
-            udp_checksum6: route.udp_checksum6,
-            dscp: network.dscp,
-            local_mac: network.vtep_mac,
-            remote_mac: route.vtep_mac,
-        };
-        let unresolved = NextHop {
-            vtep: route.vtep,
-            state: NextHopState::Unresolved,
-        };
-        self.publisher.apply(Update::PutNextHop {
-            tunnel: id,
-            next_hop: unresolved,
-        })?;
-        let tunnel = Tunnel {
-            network: route.network,
-            vtep: route.vtep,
-            ends,
-        };
-        self.tunnels.insert(id, tunnel);
-        self.refresh_tunnel(id);
-        Ok(id)
-    }
-
-    fn change_remotes(
-        &mut self,
-        wanted: BTreeMap<(NetworkId, IpNet), TunnelId>,
-    ) -> Result<(), UpdateError> {
-        let mut origins = Vec::new();
-        for (&(network, prefix), &tunnel) in &wanted {
-            if self.remotes.get(&(network, prefix)) != Some(&tunnel) {
-                self.publisher.apply(Update::PutRemote {
-                    network,
-                    prefix,
-                    tunnel,
-                })?;
-                let vtep = self.tunnels.get(&tunnel).map(|tunnel| tunnel.vtep);
-                origins.push((network, prefix, vtep));
-            }
+    fn commit(&mut self, mut plan: Plan, now: Instant) -> Vec<IpAddr> {
+        let origins = std::mem::take(&mut plan.origins);
+        let tunnels = plan.new_tunnels();
+        let changed = self.ways.commit(plan, now);
+        for id in tunnels {
+            self.refresh_tunnel(id);
         }
-        for &(network, prefix) in self.remotes.keys().filter(|key| !wanted.contains_key(key)) {
-            self.publisher
-                .apply(Update::RemoveRemote { network, prefix })?;
-            origins.push((network, prefix, None));
-        }
-        self.remotes = wanted;
         for (network, prefix, vtep) in origins {
             self.set_origin(network, prefix, vtep);
         }
-        Ok(())
+        self.nodes_stale |= changed.nodes;
+        self.note_nodes();
+        changed.new
     }
 
     fn set_origin(&mut self, network: NetworkId, prefix: IpNet, vtep: Option<IpAddr>) {
@@ -221,61 +103,128 @@ impl<D: DataPlane> Reconciler<D> {
         }
     }
 
-    /// Tells the data plane where tunnels end, here and elsewhere.
+    /// Tells the data plane where tunnels end, here and elsewhere, if that has changed.
     pub(super) fn note_nodes(&mut self) {
+        if !self.nodes_stale {
+            return;
+        }
         let mut nodes: BTreeSet<IpAddr> = self.options.underlay.addresses.iter().collect();
-        for route in &self.options.routes {
-            nodes.insert(route.vtep);
-            nodes.extend(&route.addresses);
+        nodes.extend(self.ways.nodes());
+        match self.data_plane.set_nodes(&nodes) {
+            Ok(()) => self.nodes_stale = false,
+            Err(error) => warn!(%error, "pods may be able to send tunnel packets"),
         }
-        if let Err(error) = self.data_plane.set_nodes(&nodes) {
-            warn!(%error, "pods may be able to send tunnel packets");
-        }
-    }
-
-    fn drop_unused_tunnels(&mut self) -> Result<(), UpdateError> {
-        let used: BTreeSet<TunnelId> = self.remotes.values().copied().collect();
-        let unused: Vec<TunnelId> = self
-            .tunnels
-            .keys()
-            .copied()
-            .filter(|id| !used.contains(id))
-            .collect();
-        for tunnel in unused {
-            self.publisher.apply(Update::RemoveNextHop { tunnel })?;
-            self.tunnels.remove(&tunnel);
-        }
-        Ok(())
     }
 
     /// Follows what is seen of the way to another node.
     pub(crate) fn observe_vtep(&mut self, vtep: IpAddr, observed: &ObservedVtep, now: Instant) {
-        if !self.set_vtep(vtep, observed, now) {
+        let index = self.underlay_index;
+        let Some(before) = self.ways.observe(index, vtep, observed, now) else {
             return;
+        };
+        if self.log_change(vtep, &before) {
+            self.refresh_vtep(vtep);
+            self.publish_soon(now);
         }
-        let there = self
-            .tunnels
-            .iter()
-            .filter(|(_, tunnel)| tunnel.vtep == vtep);
-        for id in there.map(|(&id, _)| id).collect::<Vec<_>>() {
-            self.refresh_tunnel(id);
+    }
+
+    /// False if nothing has changed.
+    fn log_change(&self, vtep: IpAddr, before: &Before) -> bool {
+        let Some(state) = self.ways.vteps.get(&vtep) else {
+            return false;
+        };
+        let limits = state.limits();
+        if before.hops == state.hops && before.limits == limits {
+            return false;
         }
-        self.publish_soon(now);
+        match &state.hops {
+            Ok(hops) if before.hops != state.hops => {
+                let by = |hop: &FirstHop| format!("{} ({})", hop.address, hop.mac);
+                let by: Vec<String> = hops.iter().map(by).collect();
+                info!(%vtep, next_hop = by.join(", "), "node resolved");
+            }
+            Ok(_) => {}
+            Err(reason) if before.hops.is_ok() => warn!(%vtep, %reason, "node unresolved"),
+            Err(reason) => debug!(%vtep, %reason, "node still unresolved"),
+        }
+        if let Ok(underlay) = &self.underlay {
+            let mtu = |limits| next_hop::tunnel_mtu(underlay.mtu, limits);
+            let (mtu, before) = (mtu(limits), mtu(before.limits));
+            if mtu != before {
+                info!(%vtep, mtu = mtu.bytes, before = before.bytes, by = ?mtu.by, "the way to the node takes other lengths");
+            }
+        }
+        true
+    }
+
+    /// The packets that the kernel is asked about for a node: what its tunnels send.
+    pub(crate) fn flow_to(&self, vtep: IpAddr) -> Option<UdpFlow> {
+        let state = self.ways.vteps.get(&vtep)?;
+        let tunnel = self.ways.tunnel(*state.tunnels.first()?)?;
+        let own = match &self.underlay {
+            Ok(underlay) => underlay.addresses,
+            Err(_) => self.options.underlay.addresses,
+        };
+        Some(UdpFlow {
+            source: own.like(vtep),
+            destination: vtep,
+            port: tunnel.ends.udp_port,
+        })
     }
 
     /// All other nodes.
     pub(crate) fn vteps(&self) -> impl Iterator<Item = IpAddr> {
-        self.vteps.keys().copied()
+        self.ways.vteps.keys().copied()
+    }
+
+    /// The nodes that may get another way when a route to this prefix changes.
+    pub(crate) fn vteps_in(&self, prefix: IpNet) -> impl Iterator<Item = IpAddr> {
+        self.ways.inside(prefix)
+    }
+
+    /// The nodes that may get another way when this interface changes, which is not the underlay.
+    pub(crate) fn vteps_by(&self, interface: u32) -> impl Iterator<Item = IpAddr> {
+        self.ways.may_leave_by(interface)
     }
 
     /// The nodes whose first hop is, on some way, this neighbour on the underlay.
     pub(crate) fn vteps_behind(&self, neighbour: IpAddr) -> impl Iterator<Item = IpAddr> {
-        let index = self.underlay_index;
-        let behind = move |vtep: IpAddr, state: &Vtep| {
-            next_hop::neighbours_towards(index, vtep, &state.observed).any(|it| it == neighbour)
+        self.ways.behind(neighbour)
+    }
+
+    /// The nodes to look at again because something that the kernel has learned expires.
+    pub(crate) fn due_vteps(&mut self, now: Instant) -> Vec<IpAddr> {
+        let vteps = self.ways.vteps.iter_mut();
+        let due = vteps.filter(|(_, state)| state.ask_at.is_some_and(|at| at <= now));
+        due.map(|(&vtep, state)| {
+            state.ask_at = None;
+            vtep
+        })
+        .collect()
+    }
+
+    /// Takes note of what a router says of a tunnel's packet. True if the node has to be looked
+    /// at: then the kernel's own knowledge comes first, and where it has none, this counts for
+    /// `lifetime`.
+    pub(crate) fn note_path_mtu(
+        &mut self,
+        news: &PathMtuNews,
+        lifetime: Duration,
+        now: Instant,
+    ) -> bool {
+        let vtep = news.destination;
+        let ours = self.ways.sends(vtep, news.port, news.vni);
+        let (Ok(underlay), Some(state)) = (&self.underlay, self.ways.vteps.get_mut(&vtep)) else {
+            return false;
         };
-        let all = self.vteps.iter();
-        all.filter_map(move |(&vtep, state)| behind(vtep, state).then_some(vtep))
+        let ours = ours && underlay.addresses.like(vtep) == Some(news.source);
+        let bytes = news.mtu.max(next_hop::least_mtu(vtep));
+        let known = next_hop::tunnel_mtu(underlay.mtu, state.limits());
+        if !ours || bytes >= u32::from(known.bytes) {
+            return false;
+        }
+        state.tell(bytes, now + lifetime);
+        true
     }
 
     /// The neighbours that the kernel is to be asked for now, each once. They are not due again
@@ -283,94 +232,64 @@ impl<D: DataPlane> Reconciler<D> {
     pub(crate) fn due_probes(&mut self, now: Instant) -> Vec<Probe> {
         let interface = self.underlay_index;
         let mut probes = Vec::new();
-        for (&vtep, state) in self
-            .vteps
-            .iter_mut()
-            .filter(|(_, state)| state.probe_at <= now)
-        {
-            state.probe_at = now + state.probe_interval(interface, vtep);
-            let neighbours = next_hop::neighbours_towards(interface, vtep, &state.observed);
-            probes.extend(neighbours.map(|address| Probe { interface, address }));
+        let states = self.ways.vteps.values_mut();
+        for state in states.filter(|state| state.probe_at <= now) {
+            state.probe_at = now + state.probe_interval();
+            let neighbours = state.neighbours.iter();
+            probes.extend(neighbours.map(|&address| Probe { interface, address }));
         }
         probes.sort_unstable();
         probes.dedup();
         probes
     }
 
-    /// Takes over what is seen; true if the first hops are others.
-    fn set_vtep(&mut self, vtep: IpAddr, observed: &ObservedVtep, now: Instant) -> bool {
-        let index = self.underlay_index;
-        let Some(state) = self.vteps.get_mut(&vtep) else {
-            return false;
+    /// Brings a node's tunnels and status up to date.
+    fn refresh_vtep(&mut self, vtep: IpAddr) {
+        let Some(state) = self.ways.vteps.get(&vtep) else {
+            return;
         };
-        state.observed = observed.clone();
-        let hops = next_hop::first_hops(index, vtep, observed);
-        if hops == state.hops {
-            return false;
+        for id in state.tunnels.clone() {
+            self.refresh_tunnel(id);
         }
-        match &hops {
-            Ok(hops) => {
-                let by = |hop: &FirstHop| format!("{} ({})", hop.address, hop.mac);
-                let by: Vec<String> = hops.iter().map(by).collect();
-                info!(%vtep, next_hop = by.join(", "), "node resolved");
-            }
-            Err(reason) if state.hops.is_ok() => warn!(%vtep, %reason, "node unresolved"),
-            Err(reason) => debug!(%vtep, %reason, "node still unresolved"),
+        self.list_state(vtep);
+    }
+
+    /// Brings all nodes' tunnels and status up to date, as the underlay has changed.
+    pub(super) fn refresh_vteps(&mut self) {
+        for vtep in self.vteps().collect::<Vec<_>>() {
+            self.refresh_vtep(vtep);
         }
-        let before = std::mem::replace(&mut state.hops, hops);
-        // What has just been lost, or not been asked for yet, is worth asking for at once; what
-        // failed has just been asked for.
-        state.probe_at = match &state.hops {
-            Err(Unresolved::NeighbourPending(_)) if before.is_ok() => now,
-            Err(Unresolved::NeighbourPending(_)) => state.probe_at.min(now + RESOLVE_INTERVAL),
-            _ => now + state.probe_interval(index, vtep),
-        };
-        self.status_stale = true;
-        true
     }
 
     /// Stages a tunnel's next hop, if it has changed.
-    pub(super) fn refresh_tunnel(&mut self, id: TunnelId) {
-        let Some(update) = self.next_hop_update(id) else {
+    fn refresh_tunnel(&mut self, tunnel: TunnelId) {
+        let Some(next_hop) = self.next_hop(tunnel) else {
             return;
         };
-        if let Update::PutNextHop { tunnel, next_hop } = &update
-            && self.publisher.fib().next_hop(*tunnel) == Some(next_hop)
-        {
-            return;
+        if self.publisher.fib().next_hop(tunnel) != Some(&next_hop) {
+            self.apply(Update::PutNextHop { tunnel, next_hop });
         }
-        self.apply(update);
     }
 
-    fn next_hop_update(&self, id: TunnelId) -> Option<Update> {
-        let tunnel = self.tunnels.get(&id)?;
-        let hops = &self.vteps.get(&tunnel.vtep)?.hops;
-        let state = match (&self.underlay, hops) {
+    fn next_hop(&self, id: TunnelId) -> Option<NextHop> {
+        let tunnel = self.ways.tunnel(id)?;
+        let state = self.ways.vteps.get(&tunnel.vtep)?;
+        let state = match (&self.underlay, &state.hops) {
             (Ok(underlay), Ok(hops)) => {
-                next_hop::next_hop_state(underlay, tunnel.vtep, hops, &tunnel.ends)
+                let TunnelMtu { bytes, .. } = next_hop::tunnel_mtu(underlay.mtu, state.limits());
+                next_hop::next_hop_state(underlay, tunnel.vtep, hops, &tunnel.ends, bytes)
             }
             _ => NextHopState::Unresolved,
         };
-        let next_hop = NextHop {
+        Some(NextHop {
             vtep: tunnel.vtep,
             state,
-        };
-        Some(Update::PutNextHop {
-            tunnel: id,
-            next_hop,
         })
     }
 
     pub(super) fn apply(&mut self, update: Update) {
-        if let Err(error) = self.publisher.apply(update) {
+        if let Err(error) = self.stage(update) {
             error!(%error, "the table refuses a change");
         }
     }
-}
-
-/// In the default network a node also sends from its own addresses: answers of the host itself,
-/// and of services that it translated. The source check is to know them.
-fn node_addresses(route: &RouteOptions) -> impl Iterator<Item = IpNet> {
-    let own = route.addresses.iter().copied();
-    own.chain([route.vtep]).map(IpNet::from)
 }

@@ -3,45 +3,34 @@
 use std::time::Instant;
 
 use tracing::{info, warn};
-use viaduct_fib::Update;
+use viaduct_encap::MacAddr;
+use viaduct_fib::PortId;
 
 use super::Reconciler;
 use super::backoff::Backoff;
+use super::followed::Followed;
 use crate::data_plane::DataPlane;
-use crate::error::AgentError;
-use crate::kernel::LinkInfo;
+use crate::kernel::{InterfaceAddress, LinkInfo};
 use crate::next_hop::{Underlay, Unresolved};
 use crate::observe::ObservedUnderlay;
-use crate::options::OwnAddresses;
+use crate::own_addresses::{OwnAddresses, unready_addresses};
 
 impl<D: DataPlane> Reconciler<D> {
-    /// Takes the underlay for the first time. It may be down; all else must be as it is wanted.
-    pub(super) fn start_underlay(
-        &mut self,
-        observed: &ObservedUnderlay,
-        now: Instant,
-    ) -> Result<(), AgentError> {
-        self.underlay = self.judge_underlay(observed, now);
-        match &self.underlay {
-            Ok(_) | Err(Unresolved::UnderlayDown) => Ok(()),
-            Err(reason) => {
-                let reason = reason.to_string();
-                self.let_underlay_go();
-                let name = self.options.underlay.name.clone();
-                Err(AgentError::Underlay { name, reason })
-            }
-        }
-    }
-
     /// Follows what is seen of the underlay interface.
     pub(crate) fn observe_underlay(&mut self, observed: &ObservedUnderlay, now: Instant) {
+        if let Some(link) = &observed.link {
+            self.underlay_link.follow(link, &self.options.underlay.name);
+        }
         let underlay = self.judge_underlay(observed, now);
         self.set_underlay(underlay, now);
     }
 
-    /// Notes that the underlay interface went away, even if one of its name and number has come
-    /// back since: the data plane's sockets are gone.
-    pub(crate) fn underlay_removed(&mut self, now: Instant) {
+    /// Notes that an interface went away, even if one of its name and number has come back since:
+    /// the data plane's sockets are gone.
+    pub(super) fn underlay_removed(&mut self, index: u32, now: Instant) {
+        if !self.underlay_link.lost(index) {
+            return;
+        }
         self.let_underlay_go();
         self.set_underlay(Err(Unresolved::UnderlayGone), now);
     }
@@ -49,6 +38,11 @@ impl<D: DataPlane> Reconciler<D> {
     /// The number of the underlay interface that the data plane has; 0 while it has none.
     pub(crate) fn underlay_index(&self) -> u32 {
         self.underlay_index
+    }
+
+    /// The interface that is followed as the underlay.
+    pub(crate) fn underlay_link(&self) -> &Followed {
+        &self.underlay_link
     }
 
     /// Whether it is time to try again to have the data plane take it.
@@ -66,12 +60,7 @@ impl<D: DataPlane> Reconciler<D> {
         }
         self.underlay = underlay;
         self.status_stale = true;
-        for network in 0..self.options.networks.len() {
-            self.refresh_network(network);
-        }
-        for id in self.tunnels.keys().copied().collect::<Vec<_>>() {
-            self.refresh_tunnel(id);
-        }
+        self.refresh_vteps();
         self.publish_soon(now);
     }
 
@@ -85,22 +74,17 @@ impl<D: DataPlane> Reconciler<D> {
             self.let_underlay_go();
             return Err(Unresolved::UnderlayGone);
         };
-        let most = self.options.max_mtu;
-        if link.mtu > most {
+        if let Err(reason) = fits_frames(link, self.options.max_mtu) {
             // As with pods: the kernel carries what does not fit.
             self.let_underlay_go();
-            let mtu = link.mtu;
-            return Err(Unresolved::UnderlayTooLong { mtu, most });
+            return Err(reason);
         }
-        self.underlay_mtu = link.mtu;
         self.hold_underlay(link, now)?;
-        if !link.up {
-            return Err(Unresolved::UnderlayDown);
-        }
+        let mac = can_send(link)?;
         let addresses = self.choose_addresses(observed)?;
         Ok(Underlay {
             index: link.index,
-            mac: link.mac.ok_or(Unresolved::UnderlayWithoutMac)?,
+            mac,
             addresses,
             mtu: link.mtu,
         })
@@ -111,6 +95,7 @@ impl<D: DataPlane> Reconciler<D> {
     fn hold_underlay(&mut self, link: &LinkInfo, now: Instant) -> Result<(), Unresolved> {
         if self.underlay_index == link.index {
             if self.data_plane.underlay_fits() {
+                self.follow_underlay_mac(link);
                 return Ok(());
             }
             info!(interface = %link.name, "the underlay has another number of queues");
@@ -127,8 +112,22 @@ impl<D: DataPlane> Reconciler<D> {
             return Err(Unresolved::UnderlayRefused(error.to_string()));
         }
         self.underlay_index = link.index;
+        self.underlay_mac = link.mac;
         self.underlay_backoff = Backoff::default();
         Ok(())
+    }
+
+    /// Tells the data plane of another MAC; what it refuses is told again with the next event.
+    fn follow_underlay_mac(&mut self, link: &LinkInfo) {
+        let Some(mac) = link.mac.filter(|_| link.mac != self.underlay_mac) else {
+            return;
+        };
+        match self.data_plane.set_port_mac(PortId::UNDERLAY, mac) {
+            Ok(()) => self.underlay_mac = Some(mac),
+            Err(error) => {
+                warn!(interface = %link.name, %mac, %error, "the XDP program does not have the underlay's new MAC: the kernel carries what comes from other nodes");
+            }
+        }
     }
 
     pub(super) fn let_underlay_go(&mut self) {
@@ -154,27 +153,47 @@ impl<D: DataPlane> Reconciler<D> {
         if all != options.addresses {
             info!(from = ?options.addresses, to = ?all, "the node has other addresses");
             options.addresses = all;
+            self.nodes_stale = true;
         }
         if let Err(error) = self.data_plane.set_own_addresses(all) {
             warn!(%error, "the workers may not get what comes for this node");
         }
         self.note_nodes();
         if chosen == OwnAddresses::default() {
-            let lost: Vec<String> = all.iter().map(|own| own.to_string()).collect();
-            return Err(Unresolved::AddressesGone(lost.join(", ")));
+            return Err(no_address(all, there));
         }
         Ok(chosen)
     }
+}
 
-    fn refresh_network(&mut self, network: usize) {
-        let Some(update) = self.network_update(network) else {
-            return;
+/// Why none of an interface's addresses is this node's, which had, or is to have, `wanted`.
+pub(crate) fn no_address(wanted: OwnAddresses, there: &[InterfaceAddress]) -> Unresolved {
+    let mut reasons = unready_addresses(there);
+    let lost: Vec<String> = wanted.iter().map(|own| own.to_string()).collect();
+    if lost.is_empty() {
+        let reasons = match reasons.as_slice() {
+            [] => String::new(),
+            reasons => format!(" ({})", reasons.join("; ")),
         };
-        if let Update::PutNetwork { id, network } = &update
-            && self.publisher.fib().network(*id) == Some(network)
-        {
-            return;
-        }
-        self.apply(update);
+        return Unresolved::NoAddress(reasons);
     }
+    reasons.insert(0, lost.join(", "));
+    Unresolved::AddressesGone(reasons.join("; "))
+}
+
+/// Whether the underlay's packets fit the workers' frames.
+pub(crate) fn fits_frames(link: &LinkInfo, most: u32) -> Result<(), Unresolved> {
+    let mtu = link.mtu;
+    if mtu > most {
+        return Err(Unresolved::UnderlayTooLong { mtu, most });
+    }
+    Ok(())
+}
+
+/// Whether the underlay can send at all: its MAC.
+pub(crate) fn can_send(link: &LinkInfo) -> Result<MacAddr, Unresolved> {
+    if !link.up {
+        return Err(Unresolved::UnderlayDown);
+    }
+    link.mac.ok_or(Unresolved::UnderlayWithoutMac)
 }

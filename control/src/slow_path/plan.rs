@@ -1,15 +1,17 @@
 //! What the kernel is to have, decided from options and interfaces alone: flannel's state, and
 //! what pods need of their node.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use ipnet::IpNet;
+use viaduct_encap::MacAddr;
 use viaduct_encap::ecn::Dscp;
 
-use crate::kernel::{Entry, LinkState, VxlanDevice, VxlanSettings, Way};
+use super::wanted::Inputs;
+use crate::kernel::{Entry, Key, LinkInfo, LinkState, VxlanDevice, VxlanSettings, Way};
 use crate::next_hop::overlay_mtu;
-use crate::options::{AgentOptions, NetworkOptions, PortOptions};
+use crate::options::{AgentOptions, NetworkOptions, PortOptions, RouteOptions};
 
 /// The gateway that pods with /32 addresses have, on every pod's interface.
 const GATEWAY_V4: Ipv4Addr = Ipv4Addr::new(169, 254, 1, 1);
@@ -18,7 +20,7 @@ const GATEWAY_V6: Ipv6Addr = Ipv6Addr::new(0xfe80, 0, 0, 0, 0, 0, 0, 1);
 
 /// The underlay as the VXLAN device is to use it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Lower {
+pub(super) struct Underlay {
     pub(super) index: u32,
     pub(super) mtu: u32,
 }
@@ -36,14 +38,14 @@ pub(super) fn locals(options: &AgentOptions) -> impl Iterator<Item = IpAddr> {
 }
 
 /// Numbers of the VXLAN devices, by the family of their underlay.
-#[derive(Clone, Copy, Debug, Default)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) struct Devices {
     pub(super) v4: Option<u32>,
     pub(super) v6: Option<u32>,
 }
 
 impl Devices {
-    fn like(self, vtep: IpAddr) -> Option<u32> {
+    pub(super) fn like(self, vtep: IpAddr) -> Option<u32> {
         if vtep.is_ipv4() { self.v4 } else { self.v6 }
     }
 
@@ -57,14 +59,14 @@ impl Devices {
 pub(super) fn device(
     network: &NetworkOptions,
     own: IpAddr,
-    lower: Lower,
+    underlay: Underlay,
 ) -> (VxlanSettings, LinkState) {
     let six = own.is_ipv6();
     let settings = VxlanSettings {
         vni: network.vni,
         port: network.udp_port,
         local: Some(own),
-        lower: Some(lower.index),
+        underlay: Some(underlay.index),
         learning: false,
         zero_tx6: six && !network.udp_checksum6,
         zero_rx6: six,
@@ -75,8 +77,8 @@ pub(super) fn device(
         },
     };
     let state = LinkState {
-        mac: network.vtep_mac,
-        mtu: overlay_mtu(lower.mtu, own, network.vni).into(),
+        mac: network.vtep_macs.over(own),
+        mtu: overlay_mtu(underlay.mtu, own).into(),
     };
     (settings, state)
 }
@@ -86,6 +88,7 @@ pub(super) fn misfits(
     found: &VxlanDevice,
     wanted: &VxlanSettings,
     state: LinkState,
+    links: &[LinkInfo],
 ) -> Vec<String> {
     let mut misfits = Vec::new();
     if found.settings.learning {
@@ -96,18 +99,26 @@ pub(super) fn misfits(
     {
         misfits.push(format!("its local address is {local}"));
     }
-    if let Some(lower) = found.settings.lower
-        && Some(lower) != wanted.lower
+    if let Some(underlay) = found.settings.underlay
+        && Some(underlay) != wanted.underlay
     {
-        misfits.push(format!("its underlay is interface number {lower}"));
+        let named = |index| links.iter().find(|link| link.index == index);
+        let name = |index| named(index).map(|link| link.name.as_str());
+        let ours = wanted.underlay.and_then(name).unwrap_or("the underlay");
+        misfits.push(match name(underlay) {
+            Some(other) => format!("its underlay is {other}, not {ours}"),
+            None => format!("its underlay is in another network namespace, not {ours}"),
+        });
     }
     if found.link.mac != Some(state.mac) {
         let has = found
             .link
             .mac
             .map_or_else(|| "none".to_owned(), |mac| mac.to_string());
+        let six = wanted.local.is_some_and(|local| local.is_ipv6());
+        let option = if six { "vtep_mac6" } else { "vtep_mac" };
         misfits.push(format!(
-            "its MAC is {has}, not this node's vtep_mac {} (set vtep_mac to it)",
+            "its MAC is {has}, not this node's {option} {} (set {option} to it)",
             state.mac
         ));
     }
@@ -126,64 +137,85 @@ pub(super) struct PodLink<'a> {
     pub(super) pod: &'a PortOptions,
 }
 
-/// All entries for the network, with its VXLAN devices and the pods that are there.
-pub(super) fn entries(
-    options: &AgentOptions,
-    network: &NetworkOptions,
-    devices: Devices,
-    pods: &[PodLink<'_>],
-) -> BTreeSet<Entry> {
-    let mut entries = BTreeSet::new();
-    if let Some(interface) = devices.iter().next() {
-        entries.extend(own_addresses(network).map(|address| Entry::Address {
+/// Entries, one a key: the first counts.
+#[derive(Debug, Default)]
+struct Plan(BTreeMap<Key, Entry>);
+
+impl Plan {
+    fn insert(&mut self, entry: Entry) {
+        self.0.entry(entry.key()).or_insert(entry);
+    }
+
+    fn extend(&mut self, entries: impl IntoIterator<Item = Entry>) {
+        entries.into_iter().for_each(|entry| self.insert(entry));
+    }
+}
+
+/// The cluster's prefixes that are some node's: a route for all of the cluster is some operator's
+/// way to say "everything goes there".
+pub(super) fn routed(network: &NetworkOptions, routes: &[RouteOptions]) -> BTreeSet<IpNet> {
+    let routes = routes.iter().filter(|route| route.network == 0);
+    let prefixes = routes.flat_map(|route| &route.prefixes);
+    let whole = prefixes.filter(|prefix| network.cluster_prefixes.contains(prefix));
+    whole.copied().collect()
+}
+
+/// The entries for this node and the pods that are there; IPv6 only if the host has it.
+pub(super) fn own_entries(inputs: &Inputs<'_>, routed: &BTreeSet<IpNet>) -> BTreeMap<Key, Entry> {
+    let (network, pods) = (inputs.network, inputs.pods);
+    let mut entries = Plan::default();
+    if let Some(interface) = inputs.devices.iter().next() {
+        let own = own_addresses(network).filter(|own| own.is_ipv4() || inputs.device_v6);
+        entries.extend(own.map(|address| Entry::Address {
             interface,
             address: IpNet::from(address),
         }));
     }
-    let mut routed = BTreeSet::new();
-    for route in options.routes.iter().filter(|route| route.network == 0) {
-        let Some(device) = devices.like(route.vtep) else {
-            continue;
-        };
-        entries.insert(Entry::Forward {
-            interface: device,
-            mac: route.vtep_mac,
-            to: route.vtep,
-        });
-        for &prefix in &route.prefixes {
-            routed.insert(prefix);
-            let via = prefix.network();
-            entries.insert(Entry::Neighbour {
-                interface: device,
-                address: via,
-                mac: route.vtep_mac,
-            });
-            entries.insert(Entry::Route {
-                destination: prefix,
-                way: Way::Interface {
-                    interface: device,
-                    via: Some(via),
-                    source: own_address(network, via),
-                },
-            });
-        }
-    }
     for &destination in &network.cluster_prefixes {
-        // A route for all of the cluster is some operator's way to say "everything goes there".
-        if !routed.contains(&destination) {
+        if !routed.contains(&destination) && !inputs.spared.contains(&destination) {
             let way = Way::Unreachable;
             entries.insert(Entry::Route { destination, way });
         }
     }
     for pod in pods {
         if pod.pod.network == 0 {
-            pod_entries(network, pod, pods, &mut entries);
+            pod_entries(inputs, pod, &mut entries);
         } else {
             // Somebody has to answer for the gateway.
             entries.extend(gateways(pod.index));
         }
     }
+    let mut entries = entries.0;
+    entries.retain(|_, entry| inputs.v6 || entry.is_v4());
     entries
+}
+
+/// Where frames for another node's VTEP MAC go.
+pub(super) fn forward(route: &RouteOptions, interface: u32) -> Entry {
+    let (mac, to) = (route.vtep_mac, route.vtep);
+    Entry::Forward { interface, mac, to }
+}
+
+/// The way to a prefix of the node with this VTEP MAC: a neighbour, and a route by it.
+pub(super) fn way(
+    network: &NetworkOptions,
+    prefix: IpNet,
+    mac: MacAddr,
+    interface: u32,
+) -> [Entry; 2] {
+    let via = prefix.network();
+    let neighbour = Entry::Neighbour {
+        interface,
+        address: via,
+        mac,
+    };
+    let way = Way::Interface {
+        interface,
+        via: Some(via),
+        source: own_address(network, via),
+    };
+    let destination = prefix;
+    [neighbour, Entry::Route { destination, way }]
 }
 
 /// The link-local gateways on a pod's interface. With the prefix, the pod's own link-local address
@@ -197,12 +229,8 @@ fn gateways(interface: u32) -> impl Iterator<Item = Entry> {
 
 /// A pod's routes, and its gateways: link-local ones for pods with single addresses, the first
 /// address of the node's prefixes for pods with /24 and /64.
-fn pod_entries(
-    network: &NetworkOptions,
-    this: &PodLink<'_>,
-    pods: &[PodLink<'_>],
-    entries: &mut BTreeSet<Entry>,
-) {
+fn pod_entries(inputs: &Inputs<'_>, this: &PodLink<'_>, entries: &mut Plan) {
+    let (network, pods) = (inputs.network, inputs.pods);
     let interface = this.index;
     entries.extend(gateways(interface));
     for address in classic_gateways(network, pods).map(IpNet::from) {
@@ -214,7 +242,9 @@ fn pod_entries(
             way: Way::Interface {
                 interface,
                 via: None,
-                source: own_address(network, address),
+                // It has to be there.
+                source: own_address(network, address)
+                    .filter(|own| own.is_ipv4() || inputs.device_v6),
             },
         });
     }
@@ -265,22 +295,143 @@ fn own_address(network: &NetworkOptions, like: IpAddr) -> Option<IpAddr> {
 
 #[cfg(test)]
 mod tests {
+    use super::super::wanted::Wanted;
     use super::*;
     use crate::testing;
 
-    fn planned() -> BTreeSet<Entry> {
-        let options = testing::options();
-        let pods: Vec<_> = options
-            .ports
-            .iter()
-            .zip(5..)
-            .map(|(pod, index)| PodLink { index, pod })
-            .collect();
+    /// All that is wanted with these devices and pods, and what contradicts itself.
+    fn whole(options: &AgentOptions, pods: &[PodLink<'_>], v6: bool) -> (Vec<Entry>, Vec<String>) {
+        let mut wanted = Wanted::default();
         let devices = Devices {
             v4: Some(9),
             v6: None,
         };
-        entries(&options, &options.networks[0], devices, &pods)
+        wanted.update(&Inputs {
+            network: &options.networks[0],
+            routes: &options.routes,
+            devices,
+            pods,
+            v6,
+            device_v6: true,
+            spared: &BTreeSet::new(),
+        });
+        let entries = wanted.keys().filter_map(|key| wanted.get(key).copied());
+        (entries.collect(), wanted.conflicts().to_vec())
+    }
+
+    fn planned() -> Vec<Entry> {
+        let options = testing::options();
+        let pods = options.ports.iter().zip(5..);
+        let pods: Vec<_> = pods.map(|(pod, index)| PodLink { index, pod }).collect();
+        let (entries, conflicts) = whole(&options, &pods, true);
+        assert_eq!(conflicts, Vec::<String>::new());
+        entries
+    }
+
+    /// With a second node, changed so: conflicts, and routes by a device.
+    fn conflicts(change: impl Fn(&mut RouteOptions)) -> (Vec<String>, Vec<String>) {
+        let mut options = testing::options();
+        let mut second = testing::route(3);
+        change(&mut second);
+        options.routes.push(second);
+        let (entries, conflicts) = whole(&options, &[], true);
+        let routes = entries.iter().filter_map(|entry| match entry {
+            Entry::Route {
+                destination,
+                way: Way::Interface { .. },
+            } => Some(destination.to_string()),
+            _ => None,
+        });
+        (conflicts, routes.collect())
+    }
+
+    #[test]
+    fn entries_do_not_fight_for_a_key() {
+        let (found, routes) = conflicts(|_| {});
+        assert!(found.is_empty());
+        assert!(routes.contains(&"10.42.3.0/24".to_owned()), "{routes:?}");
+
+        let (found, routes) = conflicts(|second| second.vtep_mac = testing::mac(0xa2));
+        assert_eq!(found.len(), 1, "{found:?}");
+        assert!(found[0].contains("192.0.2.2 and 192.0.2.3"));
+        assert!(!routes.contains(&"10.42.3.0/24".to_owned()), "{routes:?}");
+        assert!(routes.contains(&"10.42.2.0/24".to_owned()), "{routes:?}");
+
+        let (found, routes) = conflicts(|second| {
+            second.prefixes.push("10.42.2.0/25".parse().unwrap());
+        });
+        assert!(found[0].starts_with("10.42.2.0/25 and"));
+        assert!(routes.contains(&"10.42.3.0/24".to_owned()), "{routes:?}");
+        assert!(!routes.contains(&"10.42.2.0/25".to_owned()), "{routes:?}");
+
+        // One node in two routes is no conflict.
+        let (found, _) = conflicts(|second| {
+            second.vtep = testing::VTEP.into();
+            second.vtep_mac = testing::mac(0xa2);
+        });
+        assert!(found.is_empty(), "{found:?}");
+    }
+
+    #[test]
+    fn without_ipv6_nothing_of_it_is_wanted() {
+        let options = testing::options();
+        let pod = PodLink {
+            index: 5,
+            pod: &options.ports[0],
+        };
+        let (entries, _) = whole(&options, &[pod], false);
+        assert!(entries.iter().all(Entry::is_v4));
+        assert!(entries.len() > 5);
+    }
+
+    /// The kernel has no IPv6 on a device whose MTU is too small for it.
+    #[test]
+    fn a_device_without_ipv6_has_nothing_of_it() {
+        let options = testing::options();
+        let pod = PodLink {
+            index: 5,
+            pod: &options.ports[0],
+        };
+        let mut wanted = Wanted::default();
+        let mut update = |device_v6| {
+            wanted.update(&Inputs {
+                network: &options.networks[0],
+                routes: &options.routes,
+                devices: Devices {
+                    v4: Some(9),
+                    v6: None,
+                },
+                pods: std::slice::from_ref(&pod),
+                v6: true,
+                device_v6,
+                spared: &BTreeSet::new(),
+            });
+            let entries = wanted.keys().filter_map(|key| wanted.get(key).copied());
+            entries.collect::<Vec<_>>()
+        };
+        let six_on = |entries: &[Entry], index| {
+            let six = entries.iter().filter(|entry| !entry.is_v4());
+            six.filter(|entry| match entry {
+                Entry::Route {
+                    way: Way::Interface { interface, .. },
+                    ..
+                } => *interface == index,
+                entry => entry.interface() == Some(index),
+            })
+            .count()
+        };
+        let own: IpAddr = "fd00:42:1::".parse().unwrap();
+        let from_own = |entries: &[Entry]| {
+            entries.iter().any(|entry| {
+                matches!(entry, Entry::Route { way: Way::Interface { source, .. }, .. } if *source == Some(own))
+            })
+        };
+        let with = update(true);
+        assert!(six_on(&with, 9) > 0 && from_own(&with));
+        let without = update(false);
+        assert_eq!(six_on(&without, 9), 0);
+        assert_eq!(six_on(&without, 5), six_on(&with, 5), "pods here keep it");
+        assert!(!from_own(&without), "an address that is not there");
     }
 
     #[test]
@@ -342,21 +493,28 @@ mod tests {
     #[test]
     fn a_device_of_somebody_else_is_looked_at_closely() {
         let options = testing::options();
-        let lower = Lower {
+        let underlay = Underlay {
             index: 2,
             mtu: 1500,
         };
         let own = options.underlay.addresses.iter().next().unwrap();
-        let (settings, state) = device(&options.networks[0], own, lower);
+        let (settings, state) = device(&options.networks[0], own, underlay);
         let mut found = VxlanDevice {
             link: testing::link(9, "flannel.1"),
             settings,
-            ours: false,
+            owner: None,
         };
         found.link.mac = Some(state.mac);
         found.link.mtu = 1450;
+        let links = [testing::link(2, "eth0"), testing::link(3, "eth1")];
+        let misfits = |found: &_, settings: &_, state| misfits(found, settings, state, &links);
         assert!(misfits(&found, &settings, state).is_empty());
-        found.settings.lower = None;
+        for (other, said) in [(3, "is eth1, not eth0"), (7, "another network namespace")] {
+            found.settings.underlay = Some(other);
+            let named = misfits(&found, &settings, state).join(", ");
+            assert!(named.contains(said), "{named}");
+        }
+        found.settings.underlay = None;
         found.settings.local = None;
         assert!(misfits(&found, &settings, state).is_empty());
         found.settings.learning = true;
@@ -364,5 +522,9 @@ mod tests {
         found.link.mac = Some(testing::mac(1));
         found.settings.local = Some("192.0.2.7".parse().unwrap());
         assert_eq!(misfits(&found, &settings, state).len(), 4);
+        let own = IpAddr::from([0xfd99, 0, 0, 0, 0, 0, 0, 1]);
+        let (settings, state) = device(&options.networks[0], own, underlay);
+        let named = misfits(&found, &settings, state).join(", ");
+        assert!(named.contains("vtep_mac6"), "{named}");
     }
 }

@@ -1,15 +1,19 @@
-//! Kernel settings (`/proc/sys/net`) that the slow path needs, interface by interface. What they
-//! were is written down first, so that it can be restored, also after a crash.
+//! Kernel settings (`/proc/sys/net`) that are changed, and given back. What they were is written
+//! down first, with the network namespace that they are of, so that they can be restored, also
+//! after a crash, and nowhere else.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 
+use crate::place::Place;
 use serde::{Deserialize, Serialize};
 use tracing::{info, warn};
 
 const ROOT: &str = "/proc/sys/net";
+/// How many settings a sentence names.
+const NAMED: usize = 4;
 
 /// A setting's name, as a path below `/proc/sys/net`, and the value that it is to have.
 pub(super) type Wanted = BTreeMap<String, &'static str>;
@@ -33,96 +37,37 @@ impl Changed {
     }
 }
 
+/// The file.
+#[derive(Debug, Serialize, Deserialize)]
+struct Saved {
+    place: Place,
+    changed: BTreeMap<String, Changed>,
+}
+
+/// What a file of saved settings says.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Origin {
+    /// There is none, or it cannot be read.
+    Nothing,
+    /// It is of this place, or of a version that did not say.
+    Here,
+    /// It is of another network namespace.
+    OtherNamespace,
+    /// It is of an earlier boot: what it says of settings is past.
+    EarlierBoot,
+}
+
 /// Settings that were changed, in a file that outlives the process.
 #[derive(Debug)]
 pub(super) struct Settings {
     file: PathBuf,
+    place: Place,
     changed: BTreeMap<String, Changed>,
-}
-
-/// What the interfaces need. `read` gives a setting as it is, or was before Viaduct changed it.
-pub(super) fn wanted(
-    underlay: &str,
-    devices: &[&str],
-    pods: &[&str],
-    read: impl Fn(&str) -> Option<String>,
-) -> Wanted {
-    let mut wanted = Wanted::new();
-    for interface in pods.iter().chain(devices).copied().chain([underlay]) {
-        wanted.insert(format!("ipv4/conf/{interface}/forwarding"), "1");
-        wanted.insert(format!("ipv6/conf/{interface}/forwarding"), "1");
-    }
-    for pod in pods {
-        // Pods with a /24 take each other for neighbours; the routes say whom to answer for.
-        wanted.insert(format!("ipv4/conf/{pod}/proxy_arp"), "1");
-        wanted.insert(format!("ipv6/conf/{pod}/proxy_ndp"), "1");
-        // Answers for others are otherwise held back for up to 0.8 s.
-        wanted.insert(format!("ipv4/neigh/{pod}/proxy_delay"), "0");
-        wanted.insert(format!("ipv6/neigh/{pod}/proxy_delay"), "0");
-        // A pod must not tell the host where the world is (CVE-2020-13401 is of this kind).
-        wanted.insert(format!("ipv6/conf/{pod}/accept_ra"), "0");
-    }
-    for device in devices {
-        wanted.insert(format!("ipv6/conf/{device}/accept_ra"), "0");
-    }
-    // A pod's packets to a node leave by the underlay, the answers come by VXLAN: strict checks
-    // of the reverse path would drop them. The stricter of "all" and the interface's counts.
-    let strict = |name: &str| {
-        let value = |of: &str| read(&format!("ipv4/conf/{of}/rp_filter"));
-        let own = value(name).or_else(|| value("default"));
-        let effective = [own, value("all")].into_iter().flatten().max();
-        effective.as_deref() == Some("1")
-    };
-    for interface in devices.iter().copied().chain([underlay]) {
-        if strict(interface) {
-            wanted.insert(format!("ipv4/conf/{interface}/rp_filter"), "2");
-        }
-    }
-    forward_v6(&mut wanted, underlay, devices, pods, &read);
-    wanted
-}
-
-/// What the interfaces of pods need whose network the kernel does not carry: answers for their
-/// gateway, whose route back may be another network's, and nothing forwarded.
-pub(super) fn add_strangers(wanted: &mut Wanted, pods: &[&str]) {
-    for pod in pods {
-        for (name, value) in [
-            ("ipv4/conf/{}/rp_filter", "0"),
-            ("ipv4/conf/{}/forwarding", "0"),
-            ("ipv6/conf/{}/forwarding", "0"),
-            ("ipv6/conf/{}/accept_ra", "0"),
-        ] {
-            wanted.insert(name.replace("{}", pod), value);
-        }
-    }
-}
-
-/// The kernel forwards IPv6 only if it does so everywhere, or (Linux 6.17) where it is forced to.
-fn forward_v6(
-    wanted: &mut Wanted,
-    underlay: &str,
-    devices: &[&str],
-    pods: &[&str],
-    read: &impl Fn(&str) -> Option<String>,
-) {
-    // A host that forwards ignores router advertisements, unless told to heed them all the same.
-    if read(&format!("ipv6/conf/{underlay}/accept_ra")).as_deref() == Some("1") {
-        wanted.insert(format!("ipv6/conf/{underlay}/accept_ra"), "2");
-    }
-    if read("ipv6/conf/all/forwarding").as_deref() != Some("0") {
-        return;
-    }
-    if read(&format!("ipv6/conf/{underlay}/force_forwarding")).is_none() {
-        wanted.insert("ipv6/conf/all/forwarding".into(), "1");
-        return;
-    }
-    for interface in pods.iter().chain(devices).copied().chain([underlay]) {
-        wanted.insert(format!("ipv6/conf/{interface}/force_forwarding"), "1");
-    }
+    saved: bool,
 }
 
 /// A setting as it is now; none if there is no such.
-fn read(name: &str) -> Option<String> {
+pub(super) fn read(name: &str) -> Option<String> {
     let text = fs::read_to_string(Path::new(ROOT).join(name)).ok()?;
     Some(text.trim().to_owned())
 }
@@ -131,15 +76,55 @@ fn write(name: &str, value: &str) -> io::Result<()> {
     fs::write(Path::new(ROOT).join(name), value)
 }
 
+/// What a file says that a predecessor wrote, and of where.
+fn load(file: &Path, place: &Place) -> (Origin, BTreeMap<String, Changed>) {
+    let Ok(text) = fs::read(file) else {
+        return (Origin::Nothing, BTreeMap::new());
+    };
+    if let Ok(Saved { place: of, changed }) = serde_json::from_slice(&text) {
+        return if of.boot != place.boot {
+            (Origin::EarlierBoot, BTreeMap::new())
+        } else if of.namespace != place.namespace {
+            (Origin::OtherNamespace, BTreeMap::new())
+        } else {
+            (Origin::Here, changed)
+        };
+    }
+    // As versions before wrote it.
+    serde_json::from_slice(&text).map_or((Origin::Nothing, BTreeMap::new()), |changed| {
+        (Origin::Here, changed)
+    })
+}
+
+/// What a file of saved settings says of its place.
+pub(super) fn origin(file: &Path, place: &Place) -> Origin {
+    load(file, place).0
+}
+
+/// Writes down that a router runs here, where no settings are written down.
+///
+/// # Errors
+///
+/// If the file cannot be written.
+pub fn note_place(file: &Path, place: Place) -> io::Result<()> {
+    Settings::load(file.to_owned(), place).save()
+}
+
 impl Settings {
-    /// Takes over what a predecessor wrote down.
-    pub(super) fn load(file: PathBuf) -> Self {
-        let changed = fs::read(&file)
-            .ok()
-            .and_then(|text| serde_json::from_slice(&text).ok());
+    /// Takes over what a predecessor wrote down here.
+    pub(super) fn load(file: PathBuf, place: Place) -> Self {
+        let (origin, changed) = load(&file, &place);
+        if origin == Origin::OtherNamespace {
+            warn!(
+                file = %file.display(),
+                "a router of this node's name changed settings in another network namespace; they are not restored"
+            );
+        }
         Self {
             file,
-            changed: changed.unwrap_or_default(),
+            place,
+            changed,
+            saved: false,
         }
     }
 
@@ -153,18 +138,19 @@ impl Settings {
     /// those what they were that are not wanted any more. Returns what could not be done.
     pub(super) fn apply(&mut self, wanted: &Wanted) -> Vec<String> {
         let mut to_do = Vec::new();
-        let mut noted = false;
+        let mut noted = !self.saved;
         for (name, value) in wanted {
             // What does not exist (IPv6 switched off, an interface that just went) needs nothing.
             let Some(now) = read(name).filter(|now| now != value) else {
                 continue;
             };
             to_do.push((name, *value));
-            noted |= !self.changed.contains_key(name);
-            self.changed.entry(name.clone()).or_insert(Changed {
+            let change = self.changed.entry(name.clone()).or_insert(Changed {
                 was: now,
-                set: (*value).to_owned(),
+                set: String::new(),
             });
+            noted |= change.set != *value;
+            (*value).clone_into(&mut change.set);
         }
         let before = self.changed.len();
         self.changed.retain(|name, changed| {
@@ -174,19 +160,16 @@ impl Settings {
             changed.restore(name);
             false
         });
-        if (noted || before != self.changed.len())
-            && let Err(error) = self.save()
-        {
-            return vec![format!("cannot write {}: {error}", self.file.display())];
-        }
-        let mut problems = Vec::new();
-        for (name, value) in to_do {
-            match write(name, value) {
-                Ok(()) => info!(setting = name, value, "set"),
-                Err(error) => problems.push(format!("cannot set {name} to {value}: {error}")),
+        if noted || before != self.changed.len() {
+            if let Err(error) = self.save() {
+                return vec![format!(
+                    "cannot write down what kernel settings were, so none is changed: {}: {error}",
+                    self.file.display()
+                )];
             }
+            self.saved = true;
         }
-        problems
+        set_all(&to_do)
     }
 
     /// Makes every setting what it was, unless somebody has changed it since.
@@ -203,8 +186,58 @@ impl Settings {
             fs::create_dir_all(folder)?;
         }
         let beside = self.file.with_extension("new");
-        fs::write(&beside, serde_json::to_vec(&self.changed)?)?;
+        let saved = Saved {
+            place: self.place.clone(),
+            changed: self.changed.clone(),
+        };
+        fs::write(&beside, serde_json::to_vec(&saved)?)?;
         fs::rename(&beside, &self.file)
+    }
+}
+
+/// Sets them, with one line of the log for all; a sentence for each reason why some could not be.
+fn set_all(to_do: &[(&String, &'static str)]) -> Vec<String> {
+    let mut set = Vec::new();
+    let mut failed: BTreeMap<String, Vec<String>> = BTreeMap::new();
+    for (name, value) in to_do {
+        match write(name, value) {
+            Ok(()) => set.push(dotted(name, value)),
+            Err(error) => {
+                let reason = match error.raw_os_error() {
+                    Some(libc::EROFS) => "/proc/sys is read-only".to_owned(),
+                    _ => error.to_string(),
+                };
+                failed.entry(reason).or_default().push(dotted(name, value));
+            }
+        }
+    }
+    if !set.is_empty() {
+        info!(settings = some_of(&set), "set kernel settings");
+    }
+    let problems = failed.into_iter().map(|(reason, settings)| {
+        format!(
+            "cannot set {} ({reason}): give the router a writable /proc/sys/net, or set them on the \
+             host (sysctl -w)",
+            some_of(&settings)
+        )
+    });
+    problems.collect()
+}
+
+/// As sysctl(8) takes it. Interfaces' names may have dots, which it wants as slashes.
+fn dotted(name: &str, value: &str) -> String {
+    let name = name.split('/').map(|part| part.replace('.', "/"));
+    let name: Vec<_> = name.collect();
+    format!("net.{}={value}", name.join("."))
+}
+
+/// The first few, and how many more there are.
+fn some_of(settings: &[String]) -> String {
+    let shown: BTreeSet<_> = settings.iter().take(NAMED).map(String::as_str).collect();
+    let shown: Vec<_> = shown.into_iter().collect();
+    match settings.len().checked_sub(NAMED) {
+        None | Some(0) => shown.join(", "),
+        Some(more) => format!("{} and {more} more", shown.join(", ")),
     }
 }
 
@@ -212,44 +245,44 @@ impl Settings {
 mod tests {
     use super::*;
 
-    fn wanted_with(values: &[(&str, &str)]) -> Wanted {
-        wanted("eth0", &["viaduct.1"], &["veth-a"], |name| {
-            let found = values.iter().find(|(n, _)| *n == name);
-            found.map(|(_, value)| (*value).to_owned())
-        })
+    #[test]
+    fn what_was_written_elsewhere_is_not_restored_here() {
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("x.settings");
+        let place = Place::here(7);
+        assert_eq!(origin(&file, &place), Origin::Nothing);
+        let mut settings = Settings::load(file.clone(), place.clone());
+        let changed = Changed {
+            was: "0".into(),
+            set: "1".into(),
+        };
+        settings.changed.insert("no/such/setting".into(), changed);
+        settings.save().unwrap();
+        let of = |place: Place| Settings::load(file.clone(), place).changed.len();
+        assert_eq!(origin(&file, &place), Origin::Here);
+        assert_eq!(of(place.clone()), 1);
+        assert_eq!(origin(&file, &Place::here(8)), Origin::OtherNamespace);
+        assert_eq!(of(Place::here(8)), 0);
+        let boot = Place {
+            boot: "another".into(),
+            ..place
+        };
+        assert_eq!(origin(&file, &boot), Origin::EarlierBoot);
+        assert_eq!(of(boot), 0);
+        fs::write(&file, "{").unwrap();
+        assert_eq!(origin(&file, &Place::here(7)), Origin::Nothing);
+        fs::write(&file, "{\"a/b\":{\"was\":\"0\",\"set\":\"1\"}}").unwrap();
+        assert_eq!(origin(&file, &Place::here(7)), Origin::Here);
     }
 
     #[test]
-    fn strict_reverse_path_checks_are_loosened_and_others_left() {
-        let strict = wanted_with(&[("ipv4/conf/all/rp_filter", "1")]);
-        assert_eq!(strict.get("ipv4/conf/eth0/rp_filter"), Some(&"2"));
-        let loose = [
-            ("ipv4/conf/all/rp_filter", "1"),
-            ("ipv4/conf/eth0/rp_filter", "2"),
-        ];
-        assert_eq!(wanted_with(&loose).get("ipv4/conf/eth0/rp_filter"), None);
-        assert_eq!(wanted_with(&[]).get("ipv4/conf/eth0/rp_filter"), None);
-    }
-
-    #[test]
-    fn ipv6_is_forwarded_where_it_can_be_told_and_everywhere_else() {
-        let old = wanted_with(&[("ipv6/conf/all/forwarding", "0")]);
-        assert_eq!(old.get("ipv6/conf/all/forwarding"), Some(&"1"));
-        let new = [
-            ("ipv6/conf/all/forwarding", "0"),
-            ("ipv6/conf/eth0/force_forwarding", "0"),
-        ];
-        let new = wanted_with(&new);
-        assert_eq!(new.get("ipv6/conf/all/forwarding"), None);
-        assert_eq!(new.get("ipv6/conf/veth-a/force_forwarding"), Some(&"1"));
-        let set = wanted_with(&[("ipv6/conf/all/forwarding", "1")]);
-        assert_eq!(set.get("ipv6/conf/veth-a/force_forwarding"), None);
-    }
-
-    #[test]
-    fn a_host_that_learns_its_routes_goes_on_to() {
-        let learns = wanted_with(&[("ipv6/conf/eth0/accept_ra", "1")]);
-        assert_eq!(learns.get("ipv6/conf/eth0/accept_ra"), Some(&"2"));
-        assert_eq!(wanted_with(&[]).get("ipv6/conf/eth0/accept_ra"), None);
+    fn names_are_as_sysctl_takes_them() {
+        assert_eq!(
+            dotted("ipv4/conf/eth0.5/rp_filter", "2"),
+            "net.ipv4.conf.eth0/5.rp_filter=2"
+        );
+        let many: Vec<String> = (0..6).map(|n| n.to_string()).collect();
+        assert_eq!(some_of(&many), "0, 1, 2, 3 and 2 more");
+        assert_eq!(some_of(&many[..4]), "0, 1, 2, 3");
     }
 }

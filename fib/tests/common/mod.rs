@@ -3,7 +3,7 @@
 
 use std::net::{IpAddr, Ipv4Addr};
 
-use viaduct_encap::{MacAddr, Tunnel, TunnelParams, Vni};
+use viaduct_encap::{MacAddr, Tunnel, TunnelParams, Vni, VtepMacs};
 use viaduct_fib::{Network, NetworkId, NextHop, NextHopState, Port, PortId, TunnelId, Update};
 
 pub(crate) fn vni(number: u32) -> Vni {
@@ -14,10 +14,9 @@ pub(crate) fn network(vni_number: u32) -> Network {
     Network {
         vni: vni(vni_number),
         udp_port: 8472,
-        vtep_mac: MacAddr([2, 0, 0, 0, 0, 1]),
+        vtep_macs: VtepMacs::both(MacAddr([2, 0, 0, 0, 0, 1])),
         overlay_v4: Some(Ipv4Addr::new(10, 244, 0, 0)),
         overlay_v6: None,
-        underlay_mtu: 1500,
     }
 }
 
@@ -49,6 +48,7 @@ pub(crate) fn next_hop(node: u8) -> NextHop {
             inner_destination_mac: MacAddr([2, 0, 0, 0, 3, node]),
             hop_limit: 64,
             dscp: viaduct_encap::ecn::Dscp::default(),
+            mtu: 1500,
         })),
     }
 }

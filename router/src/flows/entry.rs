@@ -1,21 +1,19 @@
 //! What is done to the packets of a flow.
 
-use viaduct_encap::checksum;
 use viaduct_encap::ethernet::HEADER_LEN as ETHERNET;
+use viaduct_encap::layout::ipv4::{self, HEADER_LEN as IPV4, PLAIN};
+use viaduct_encap::layout::over_v4::{IP, PACKET as TUNNEL, UDP, VXLAN};
+use viaduct_encap::layout::{ethernet, udp};
+use viaduct_encap::{checksum, outer_sum_is_right, patch_v4};
 use viaduct_fib::PortId;
 
 use super::key::{Key, at};
 use super::{Decision, Side};
 use crate::frame::Frame;
 
-/// Bytes of an IPv4 header without options.
-const IPV4: usize = 20;
-/// Bytes in front of an inner IP packet: outer Ethernet, IPv4, UDP, VXLAN, inner Ethernet.
-const TUNNEL: usize = 64;
 /// An inner IP packet and what is in front of it make an outer one that is so much longer.
-const OUTER: u16 = 50;
-/// The same for the length in the outer UDP header.
-const OUTER_UDP: u16 = 30;
+#[expect(clippy::cast_possible_truncation, reason = "50")]
+const OUTER: u16 = (TUNNEL - IP) as u16;
 
 /// A flow's decision: two cache lines.
 #[derive(Clone, Copy, Debug)]
@@ -74,11 +72,12 @@ impl Entry {
         let (made, ip) = packet.split_at_checked(header_len)?;
         let mut header = [0; TUNNEL];
         header.get_mut(..header_len)?.copy_from_slice(made);
-        let outer = header.get(14..34)?;
+        let outer = header.get(IP..UDP)?;
         // Outer IPv6 is longer; an ECN mark that went inside is of this packet only.
         let outer_is_ipv4 = header_len == ETHERNET
-            || (at(&header, 12) == [8, 0, 0x45] && outer.get(9) == Some(&17));
-        if !decision.lasting || !outer_is_ipv4 || ip.get(..2)? != [0x45, key.tos()] {
+            || (at(&header, ethernet::TYPE) == [8, 0, PLAIN]
+                && outer.get(ipv4::PROTOCOL) == Some(&17));
+        if !decision.cacheable || !outer_is_ipv4 || ip.get(..2)? != [PLAIN, key.tos()] {
             return None;
         }
         // One that is cut short has no ports: it is not as its flow's others.
@@ -86,8 +85,10 @@ impl Entry {
         if ip.len() < usize::from(checksum_at).saturating_add(2) {
             return None;
         }
-        let variable = u64::from(u16::from_be_bytes(at(&header, 16)))
-            .wrapping_add(u64::from(u16::from_be_bytes(at(&header, 24))));
+        let variable =
+            u64::from(u16::from_be_bytes(at(&header, IP + ipv4::TOTAL_LEN))).wrapping_add(
+                u64::from(u16::from_be_bytes(at(&header, IP + ipv4::CHECKSUM))),
+            );
         // Both words are subtracted in ones' complement: their complements are added.
         let outer_sum = checksum::sum(outer)
             .wrapping_add(2 * 0xffff)
@@ -130,8 +131,8 @@ impl Entry {
             packet.get(ip_at..)?
         };
         let header = ip.first_chunk::<IPV4>()?;
-        let length = u16::from_be_bytes(at(header, 2));
-        let [ttl] = at(header, 8);
+        let length = u16::from_be_bytes(at(header, ipv4::TOTAL_LEN));
+        let [ttl] = at(header, ipv4::TTL);
         let ip = ip.get(..usize::from(length))?;
         let field = usize::from(self.checksum_at);
         let checksum = <[u8; 2]>::try_from(ip.get(field..field.wrapping_add(2))?).ok()?;
@@ -168,7 +169,7 @@ impl Entry {
     /// The transport checksum that a sender's kernel leaves to hardware: the pseudo-header's sum.
     #[inline(always)]
     fn partial(&self, ip_len: u16) -> u16 {
-        fold(u32::from(self.pseudo_header).wrapping_add(u32::from(ip_len.wrapping_sub(20))))
+        fold(u32::from(self.pseudo_header).wrapping_add(u32::from(ip_len.wrapping_sub(ipv4::LEN))))
     }
 
     #[inline(always)]
@@ -176,21 +177,34 @@ impl Entry {
         let total = ip_len.wrapping_add(OUTER);
         let sum = !fold(u32::from(self.outer_sum).wrapping_add(u32::from(total)));
         put(to, 0, self.header);
-        put(to, 16, total.to_be_bytes());
-        put(to, 24, sum.to_be_bytes());
-        put(to, 38, ip_len.wrapping_add(OUTER_UDP).to_be_bytes());
+        patch_v4(to, total, sum);
     }
 }
 
-/// Where the inner frame ends. `None` when outer lengths or the outer checksum are wrong.
+/// Where the inner frame ends. `None` when outer lengths or an outer checksum are wrong.
 #[inline(always)]
 fn outer_end(packet: &[u8]) -> Option<usize> {
-    let outer = packet.first_chunk::<42>()?;
-    let total = u16::from_be_bytes(at(outer, 16));
-    let udp = u16::from_be_bytes(at(outer, 38));
-    let end = usize::from(total).wrapping_add(ETHERNET);
-    let sound = checksum::is_sound(&at(outer, 14)) && total == udp.wrapping_add(20);
-    (sound && end <= packet.len()).then_some(end)
+    let outer = packet.first_chunk::<VXLAN>()?;
+    let total = u16::from_be_bytes(at(outer, IP + ipv4::TOTAL_LEN));
+    let length = u16::from_be_bytes(at(outer, UDP + udp::LENGTH));
+    let end = usize::from(total).wrapping_add(IP);
+    let sound = checksum::is_sound(&at(outer, IP)) && total == length.wrapping_add(ipv4::LEN);
+    if !sound || end > packet.len() {
+        return None;
+    }
+    if at(outer, UDP + udp::CHECKSUM) != [0; 2] && !is_right(outer, packet.get(UDP..end)?) {
+        return None;
+    }
+    Some(end)
+}
+
+/// Whether an outer UDP checksum is right. Few peers compute one.
+#[cold]
+#[inline(never)]
+fn is_right(outer: &[u8; VXLAN], datagram: &[u8]) -> bool {
+    let [source, destination] =
+        [0, 4].map(|n| at::<4, _>(outer, (IP + ipv4::SOURCE).wrapping_add(n)));
+    outer_sum_is_right(source.into(), destination.into(), datagram)
 }
 
 /// Folds the sum of two words, as [`checksum::fold`] does.
@@ -203,11 +217,11 @@ fn fold(sum: u32) -> u16 {
 /// above 1: the word that it is the upper half of becomes 0x100 less (RFC 1624, equation 3).
 #[inline(always)]
 fn take_hop<const IP: usize, const N: usize>(headers: &mut [u8; N]) {
-    let [ttl] = at(headers, IP.wrapping_add(8));
-    let sum = !u16::from_be_bytes(at(headers, IP.wrapping_add(10)));
+    let [ttl] = at(headers, IP.wrapping_add(ipv4::TTL));
+    let sum = !u16::from_be_bytes(at(headers, IP.wrapping_add(ipv4::CHECKSUM)));
     let sum = !fold(u32::from(sum).wrapping_add(0xffff - 0x100));
-    put(headers, IP.wrapping_add(8), [ttl.wrapping_sub(1)]);
-    put(headers, IP.wrapping_add(10), sum.to_be_bytes());
+    put(headers, IP.wrapping_add(ipv4::TTL), [ttl.wrapping_sub(1)]);
+    put(headers, IP.wrapping_add(ipv4::CHECKSUM), sum.to_be_bytes());
 }
 
 /// Writes bytes at a place; with arrays of known size the compiler leaves no check.

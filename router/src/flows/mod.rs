@@ -60,13 +60,21 @@ const WAYS: usize = 8;
 /// No entry has this place.
 const NOWHERE: u32 = u32::MAX;
 
-/// Where the flow of a packet is kept, in all probability; or [`NOWHERE`].
+/// What was found for a packet by the hash of its flow.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct Looked(u32);
+pub(crate) struct Looked {
+    /// With 8 bytes in all, the prefetched of a batch are addressed without a multiplication.
+    hash: u32,
+    /// Where the flow is kept, in all probability; or [`NOWHERE`].
+    place: u32,
+}
 
 impl Default for Looked {
     fn default() -> Self {
-        Self(NOWHERE)
+        Self {
+            hash: 0,
+            place: NOWHERE,
+        }
     }
 }
 
@@ -90,7 +98,7 @@ pub(crate) struct Decision {
     /// Bytes of IP packet that this way takes.
     pub(crate) room: u16,
     /// Whether it holds for the flow: nothing but the key and the table has decided.
-    pub(crate) lasting: bool,
+    pub(crate) cacheable: bool,
 }
 
 /// The flows of one worker, or none.
@@ -159,14 +167,15 @@ impl Flows {
         let set = set(hash) & self.mask;
         let tags = self.sets.get(set as usize).map(|set| set.tags);
         let Some(way) = tags.and_then(|tags| find(tags, tag(hash))) else {
-            return Looked::default();
+            let place = NOWHERE;
+            return Looked { hash, place };
         };
         let place = set.wrapping_mul(8).wrapping_add(way);
         if let Some(entry) = self.entries.get(place as usize) {
             // Read and not used: the processor goes on while it is fetched.
             black_box(entry.ends());
         }
-        Looked(place)
+        Looked { hash, place }
     }
 
     /// Does to a packet what was decided for its flow. `None`, and the packet is as it was, when
@@ -180,7 +189,7 @@ impl Flows {
         finished: &mut u64,
     ) -> Option<PortId> {
         let key = Key::read::<S>(frame.packet(), ingress)?;
-        let entry = self.entries.get(looked.0 as usize)?;
+        let entry = self.entries.get(looked.place as usize)?;
         if !self.is_of(entry, &key) {
             return None;
         }
@@ -196,8 +205,8 @@ impl Flows {
         finished: &mut u64,
     ) -> Option<PortId> {
         // Without the first there is no second.
-        self.entries.get(looked.0 as usize)?;
-        let (set, tag) = self.place_of(key);
+        self.entries.get(looked.place as usize)?;
+        let (set, tag) = self.place_of(looked);
         let way = self.way_of(set, tag, key)?;
         let entry = self.entries.get(set.wrapping_mul(WAYS).wrapping_add(way))?;
         entry.apply::<S>(frame, finished)
@@ -218,11 +227,17 @@ impl Flows {
     }
 
     /// Keeps what was decided for a packet that is now `packet`, its new header in front.
-    pub(crate) fn learn<S: Side>(&mut self, key: Key, decision: Decision, packet: &[u8]) {
+    pub(crate) fn learn<S: Side>(
+        &mut self,
+        looked: Looked,
+        key: Key,
+        decision: Decision,
+        packet: &[u8],
+    ) {
         let Some(entry) = Entry::new::<S>(key, self.generation, decision, packet) else {
             return;
         };
-        let (at, tag) = self.place_of(&key);
+        let (at, tag) = self.place_of(looked);
         // Its own, if it has one that a packet could not use.
         let own = self.way_of(at, tag, &key);
         let Some(set) = self.sets.get_mut(at) else {
@@ -250,42 +265,51 @@ impl Flows {
     }
 
     /// A flow's set, and its tag there.
-    fn place_of(&self, key: &Key) -> (usize, u8) {
-        let hash = key.hash(self.seeds);
-        ((set(hash) & self.mask) as usize, tag(hash))
+    fn place_of(&self, looked: Looked) -> (usize, u8) {
+        ((set(looked.hash) & self.mask) as usize, tag(looked.hash))
     }
 
     /// A flow's way in its set, if it is kept.
     fn way_of(&self, at: usize, tag: u8, key: &Key) -> Option<usize> {
-        let tags = self.sets.get(at)?.tags;
         let first = at.wrapping_mul(WAYS);
-        let same = tags.iter().enumerate().filter(|(_, other)| **other == tag);
-        same.map(|(way, _)| way).find(|way| {
-            let entry = self.entries.get(first.wrapping_add(*way));
-            entry.is_some_and(|entry| self.is_of(entry, key))
-        })
+        let mut same = same(self.sets.get(at)?.tags, tag);
+        while same != 0 {
+            let way = (same.trailing_zeros() / 8) as usize;
+            let entry = self.entries.get(first.wrapping_add(way));
+            if entry.is_some_and(|entry| self.is_of(entry, key)) {
+                return Some(way);
+            }
+            same &= same.wrapping_sub(1);
+        }
+        None
     }
 }
 
 /// A part of a flow's hash: its set, when as many bits are taken of it as sets need.
 #[inline(always)]
-fn set(hash: u64) -> u32 {
-    (hash & 0xffff_ffff) as u32
+fn set(hash: u32) -> u32 {
+    hash
 }
 
-/// Another part.
+/// Another part, as long as there are at most 2^24 sets: 16 GiB of flows.
 #[inline(always)]
-fn tag(hash: u64) -> u8 {
-    (hash >> 56) as u8
+fn tag(hash: u32) -> u8 {
+    (hash >> 24) as u8
 }
 
-/// The first way that has this tag: all compared at once, as lanes of one word. A lane is zero
-/// where the tag is the same; taking one from it borrows from its highest bit.
+/// The first way that has this tag.
 #[inline(always)]
 fn find(tags: [u8; WAYS], tag: u8) -> Option<u32> {
+    let same = same(tags, tag);
+    (same != 0).then(|| same.trailing_zeros() / 8)
+}
+
+/// The ways that have this tag, each as the highest bit of its lane: all compared at once, as lanes
+/// of one word. A lane is zero where the tag is the same; taking one from it borrows from its
+/// highest bit. Lanes above a zero one may be taken for zero, too: only the first is certain.
+#[inline(always)]
+fn same(tags: [u8; WAYS], tag: u8) -> u64 {
     const ONES: u64 = 0x0101_0101_0101_0101;
     let differences = u64::from_le_bytes(tags) ^ u64::from(tag).wrapping_mul(ONES);
-    // Lanes above a zero one may be taken for zero, too: only the first counts.
-    let zeros = differences.wrapping_sub(ONES) & !differences & ONES << 7;
-    (zeros != 0).then(|| zeros.trailing_zeros() / 8)
+    differences.wrapping_sub(ONES) & !differences & ONES << 7
 }

@@ -8,17 +8,18 @@ use std::time::Duration;
 use viaduct_encap::{MacAddr, Vni};
 use viaduct_fib::PortId;
 
-use super::Router;
+use super::{Handle, Router};
 use crate::bpf::{Device, XdpMode};
-use crate::error::RouterError;
+use crate::error::{RouterError, cause};
+use crate::files;
 use crate::sys::{self, Channels};
-use crate::worker::{Link, Message, Reply};
-use crate::xsk::{Depth, Granted, MAX_DEPTH, RingSizes, Umem, Xsk};
+use crate::worker::Link;
+use crate::xsk::{Depth, Granted, MAX_DEPTH, RingSizes, Umem, Xsk, share};
 
 /// Slots of the socket map for each port.
 pub(super) const QUEUES_PER_PORT: u32 = 64;
 /// Entries of transmit rings: the underlay's, and a pod's.
-const UNDERLAY_RING: u32 = 2048;
+pub(super) const UNDERLAY_RING: u32 = 2048;
 const POD_RING: u32 = 512;
 
 /// What a port got from the kernel.
@@ -28,17 +29,23 @@ pub struct Attached {
     pub interface: String,
     /// Its index.
     pub ifindex: u32,
-    /// Where its XDP program runs.
-    pub mode: XdpMode,
+    /// Where its XDP program runs; none: its hook is in tc, and its packets come over the trunk.
+    pub mode: Option<XdpMode>,
+    /// Why it does not run in the driver, if that was tried.
+    pub not_native: Option<String>,
     /// Zero-copy, as read back from the sockets.
     pub zero_copy: bool,
-    /// Receive queues, all owned by workers.
+    /// Receive queues, all owned by workers; 0 with a hook in tc, which leaves queues to the kernel.
     pub queues: u32,
     /// Transmit queues.
     pub tx_queues: u32,
     /// Whether its GRO was on and is off while it is attached: generic XDP comes after GRO, and what
     /// that has put together fits no frame.
     pub gro_off: bool,
+    /// Whether it is a veth with native XDP: packets may have a VLAN tag beside them.
+    pub native_veth: bool,
+    /// The MAC that frames from the underlay are for, once it is known.
+    pub own_mac: Option<MacAddr>,
     /// What the pod is; the underlay is none.
     pub pod: Option<PodSide>,
 }
@@ -63,6 +70,17 @@ pub struct PodSide {
     pub addresses: Vec<IpAddr>,
     /// Whether the kernel carries its network, too.
     pub carried: bool,
+    /// Whether it may send or receive at a rate only: workers measure that at queues of its own.
+    pub limited: bool,
+}
+
+/// Where packets of a device are looked at first.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Hook {
+    /// In tc (tcx): any device, which keeps all its offloads. Workers get what is theirs over the trunk.
+    Tc,
+    /// In XDP: workers have AF_XDP sockets at the device's own queues.
+    Xdp,
 }
 
 impl Router {
@@ -78,13 +96,27 @@ impl Router {
         ifindex: u32,
         pod: Option<PodSide>,
     ) -> Result<Attached, RouterError> {
-        self.check_free(port, interface)?;
+        // What came too late for whoever asked may be what is in the way.
+        self.workers.iter_mut().for_each(Handle::settle);
+        self.check_free(port, interface, ifindex)?;
+        let hook = match &pod {
+            Some(pod) if pod.limited => Hook::Xdp,
+            Some(_) => self.options.pods,
+            None => self.options.underlay,
+        };
+        if hook == Hook::Tc {
+            return self.attach_tc(port, interface, ifindex, pod);
+        }
         let channels = self.queues(interface, pod.is_none())?;
+        // A socket for each queue, and the XDP link.
+        let doing = format!("cannot attach {interface}");
+        files::check_room(&doing, channels.rx as usize + 1)?;
         let links = self.bind(port, interface, channels, pod.is_none())?;
         let mut attached = Attached {
             interface: interface.to_owned(),
             ifindex,
-            mode: XdpMode::Native,
+            mode: Some(XdpMode::Native),
+            not_native: None,
             zero_copy: links
                 .iter()
                 .flat_map(|l| &l.queues)
@@ -92,36 +124,107 @@ impl Router {
             queues: channels.rx,
             tx_queues: channels.tx,
             gro_off: false,
+            native_veth: false,
+            own_mac: None,
             pod,
         };
         let given = self.register(port, &attached, links);
         match given.and_then(|()| self.run_xdp(&attached)) {
-            Ok(mode) => {
-                attached.mode = mode;
+            Ok((mode, not_native)) => {
+                attached.mode = Some(mode);
+                attached.not_native = not_native;
                 // Where it cannot be set, there is none.
                 attached.gro_off =
                     mode == XdpMode::Generic && sys::set_gro(interface, false).unwrap_or(false);
+                attached.native_veth =
+                    mode == XdpMode::Native && attached.pod.is_some() && sys::is_veth(interface);
             }
             Err(e) => {
                 self.withdraw(port, &attached);
                 return Err(e);
             }
         }
+        self.note_attached(port, &attached);
+        if attached.native_veth {
+            let open = self.attached(PortId::UNDERLAY).is_some();
+            if let Err(e) = self.set_device(port, &attached, open) {
+                let _ = self.detach(port);
+                return Err(e);
+            }
+        }
+        self.open_with(port)?;
+        Ok(attached)
+    }
+
+    /// Without sockets of its own: the hook gives what is the workers' to the trunk.
+    fn attach_tc(
+        &mut self,
+        port: PortId,
+        interface: &str,
+        ifindex: u32,
+        pod: Option<PodSide>,
+    ) -> Result<Attached, RouterError> {
+        let attached = Attached {
+            interface: interface.to_owned(),
+            ifindex,
+            mode: None,
+            not_native: None,
+            zero_copy: false,
+            queues: 0,
+            tx_queues: 0,
+            gro_off: false,
+            native_veth: false,
+            own_mac: None,
+            pod,
+        };
+        let workers = 0..self.workers.len();
+        let links = workers.map(|_| Box::new(Link::over_trunk(port))).collect();
+        let given = self.register(port, &attached, links).and_then(|()| {
+            if attached.pod.is_some() {
+                self.pinholes.settled.set_link(port, ifindex)?;
+            }
+            let program = match attached.pod {
+                Some(_) => "viaduct_tc_pod",
+                None => "viaduct_tc_underlay",
+            };
+            self.pinholes.attach_tc(program, interface, ifindex)
+        });
+        if let Err(e) = given {
+            self.withdraw(port, &attached);
+            return Err(e);
+        }
+        self.note_attached(port, &attached);
+        self.open_with(port)?;
+        Ok(attached)
+    }
+
+    fn note_attached(&mut self, port: PortId, attached: &Attached) {
         if let Some(place) = self.ports.get_mut(usize::from(port.0)) {
             *place = Some(attached.clone());
         }
+    }
+
+    /// With the underlay the pods' packets are the workers'.
+    fn open_with(&mut self, port: PortId) -> Result<(), RouterError> {
         if port == PortId::UNDERLAY
             && let Err(e) = self.open_pods(true)
         {
             let _ = self.detach(port);
             return Err(e);
         }
-        Ok(attached)
+        Ok(())
     }
 
-    fn check_free(&self, port: PortId, interface: &str) -> Result<(), RouterError> {
-        let why = match self.ports.get(usize::from(port.0)) {
-            Some(None) => return Ok(()),
+    fn check_free(&self, port: PortId, interface: &str, ifindex: u32) -> Result<(), RouterError> {
+        let mut held = self.workers.iter();
+        let held = held.find_map(|worker| worker.holds(port, ifindex));
+        // The trunk has the last number.
+        let ports = self.ports.get(..=self.options.max_ports);
+        let why = match ports.unwrap_or_default().get(usize::from(port.0)) {
+            Some(None) => match held {
+                None => return Ok(()),
+                Some(why) => why,
+            },
             None => format!(
                 "there are {} ports already; raise workers.max_ports",
                 self.options.max_ports
@@ -131,7 +234,7 @@ impl Router {
         Err(RouterError::new(format!("cannot attach {interface}"), why))
     }
 
-    fn run_xdp(&mut self, to: &Attached) -> Result<XdpMode, RouterError> {
+    fn run_xdp(&mut self, to: &Attached) -> Result<(XdpMode, Option<String>), RouterError> {
         let program = match to.pod {
             Some(_) => "viaduct_pod",
             None => "viaduct_underlay",
@@ -159,17 +262,59 @@ impl Router {
         let pod = it.pod.as_ref();
         let device = Device {
             base: base(port),
-            queues: if open { it.queues } else { 0 },
+            queues: match it.mode {
+                _ if !open => 0,
+                Some(_) => it.queues,
+                // The trunk has one for each worker.
+                None => 1,
+            },
             workers,
             vni: pod.map_or(0, |pod| pod.vni.get()),
-            mac: pod.map_or([0; 6], |pod| pod.mac.0),
-            alien: pod.map_or(0, |pod| u8::from(!pod.carried)),
+            mac: pod
+                .map(|pod| pod.mac)
+                .or(it.own_mac)
+                .map_or([0; 6], |mac| mac.0),
+            no_slow_path: pod.map_or(0, |pod| u8::from(!pod.carried)),
+            native_veth: u8::from(it.native_veth),
+            port: port.0,
             zero: 0,
         };
-        self.pinholes.set_device(it.ifindex, device)
+        self.pinholes
+            .set_device((&it.interface, it.ifindex), device)
     }
 
-    /// Notes that a pod has another MAC.
+    /// Hooks the kernel's VXLAN devices over IPv4 and IPv6, which carry the first network, and lets others go: what they take
+    /// apart for the hook on the underlay goes straight to its pod.
+    ///
+    /// # Errors
+    /// When a device cannot be hooked: its packets take the kernel's path.
+    pub fn set_overlay_devices(&mut self, devices: [Option<u32>; 2]) -> Result<(), RouterError> {
+        let gone = self.overlay.iter().flatten();
+        let gone: Vec<u32> = gone
+            .filter(|it| !devices.contains(&Some(**it)))
+            .copied()
+            .collect();
+        let mut done = Ok(());
+        for (family, device) in (0u32..).zip(devices) {
+            let hooked = match device {
+                Some(index) if !self.pinholes.links.contains_key(&index) => {
+                    self.pinholes.hook_overlay(index)
+                }
+                _ => Ok(()),
+            };
+            let index = if hooked.is_ok() { device } else { None };
+            let noted = self.pinholes.set_overlay(family, index.unwrap_or(0));
+            done = done.and(hooked).and(noted);
+        }
+        for index in gone {
+            self.pinholes.detach(index);
+        }
+        self.overlay = devices;
+        done
+    }
+
+    /// Notes which MAC a pod has, or the underlay: frames from there for another one are left to the
+    /// kernel.
     ///
     /// # Errors
     /// When the XDP programs cannot be told.
@@ -181,8 +326,13 @@ impl Router {
         };
         if let Some(pod) = &mut attached.pod {
             pod.mac = mac;
+        } else {
+            attached.own_mac = Some(mac);
         }
         let attached = attached.clone();
+        if port == PortId::UNDERLAY {
+            self.pinholes.settled.set_underlay(attached.ifindex, mac)?;
+        }
         self.set_device(port, &attached, open)
     }
 
@@ -190,6 +340,7 @@ impl Router {
     pub fn fits(&self, port: PortId) -> bool {
         let attached = self.attached(port);
         attached.is_some_and(|it| match sys::channels(&it.interface) {
+            _ if it.mode.is_none() => true,
             Ok(now) => (now.rx, now.tx) == (it.queues, it.tx_queues),
             // It is gone, or will not say: that is not for this question.
             Err(_) => true,
@@ -211,7 +362,7 @@ impl Router {
         if queues > most {
             let why = format!(
                 "it has {queues} receive queues and at most {most} would have an owner; the others would take the slow path \
-                 unseen. Lower them (ethtool -L {interface}) or raise underlay.queues"
+                 unseen. Reduce them (ethtool -L {interface}) or raise underlay.queues"
             );
             return Err(RouterError::new(doing(), why));
         }
@@ -243,7 +394,7 @@ impl Router {
                     |e| {
                         RouterError::new(
                             format!("cannot bind AF_XDP to queue {queue} of {interface}"),
-                            e.to_string(),
+                            cause(&e, 0),
                         )
                     },
                 )
@@ -251,10 +402,14 @@ impl Router {
             let queues = sockets.collect::<Result<Vec<_>, _>>()?;
             links.push(Box::new(Link {
                 port,
-                depths: vec![Depth::new(underlay, queues.len()); queues.len()],
+                depths: vec![
+                    Depth::new(underlay, share(self.options.max_ports), queues.len());
+                    queues.len()
+                ],
                 queues,
                 senders,
                 via: index % sending,
+                over_trunk: false,
             }));
         }
         Ok(links)
@@ -284,16 +439,11 @@ impl Router {
             sockets.extend(links.iter().flat_map(|l| &l.queues).map(Xsk::fd));
         }
         for (index, link) in links.into_iter().enumerate() {
-            self.give(index, link)?;
+            if let Some(worker) = self.workers.get_mut(index) {
+                worker.give(link)?;
+            }
         }
         Ok(())
-    }
-
-    fn give(&mut self, worker: usize, link: Box<Link>) -> Result<(), RouterError> {
-        match self.ask(worker, Message::Add(link))? {
-            Reply::Added => Ok(()),
-            other => Err(unexpected(worker, &other)),
-        }
     }
 
     /// Has the workers finish the port's packets, closes its sockets, gets its frames back and
@@ -325,18 +475,21 @@ impl Router {
         if let Some(sockets) = self.sockets.get_mut(usize::from(port.0)) {
             sockets.clear();
         }
+        // What workers still send there over the trunk is dropped by the hook.
+        let unlinked = self.pinholes.settled.unset_link(port);
+        drop(unlinked);
         self.pinholes.remove_device(attached.ifindex);
         if let Some(pod) = &attached.pod {
             self.pinholes
                 .remove_sources(attached.ifindex, &pod.addresses);
         }
+        // Before they are closed: what else gets their numbers is no socket of this port.
+        for slot in (base(port)..).take(attached.queues as usize) {
+            self.pinholes.remove_socket(slot);
+        }
         // Those that hand over before those that send for them: what is handed over is sent.
-        for worker in (0..self.workers.len()).rev() {
-            // The sockets are closed here, then their frames can be counted back.
-            if let Ok(Reply::Removed(link)) = self.ask(worker, Message::Remove(port)) {
-                drop(link);
-                let _ = self.ask(worker, Message::Reclaim(port));
-            }
+        for worker in self.workers.iter_mut().rev() {
+            worker.take_back(port, &attached.interface, attached.ifindex);
         }
     }
 }
@@ -361,14 +514,7 @@ fn bind_patiently(
     }
 }
 
-fn unexpected(worker: usize, reply: &Reply) -> RouterError {
-    RouterError::new(
-        format!("worker {worker} gave a wrong answer"),
-        format!("{reply:?}"),
-    )
-}
-
 /// The first of a port's slots in the socket map.
-fn base(port: PortId) -> u32 {
+pub(super) fn base(port: PortId) -> u32 {
     u32::from(port.0).saturating_mul(QUEUES_PER_PORT)
 }

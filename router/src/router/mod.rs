@@ -1,31 +1,36 @@
 //! The data plane as the control side sees it: workers, links, pinholes.
 
 mod links;
+mod trunks;
+mod workers;
 
 use std::io;
 use std::net::IpAddr;
 use std::os::fd::RawFd;
 use std::path::PathBuf;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::thread::{self, JoinHandle};
+use std::sync::{Arc, OnceLock};
+use std::thread;
 use std::time::{Duration, Instant};
 
+use aya::programs::links::FdLink;
 use crossbeam::queue::ArrayQueue;
 use viaduct_encap::Vni;
-use viaduct_fib::{PortId, ReaderFactory};
+use viaduct_fib::{PortId, ReaderFactory, Update};
 
 use self::links::QUEUES_PER_PORT;
-pub use self::links::{Attached, PodSide};
-use crate::bpf::{MAX_WORKERS, Outcomes, Pinholes, XdpMode};
+pub use self::links::{Attached, Hook, PodSide};
+use self::workers::{Handle, MESSAGES, PATIENCE};
+pub use self::workers::{Liveness, WorkerHealth};
+use crate::bpf::{Carried, ClusterPrefix, MAX_WORKERS, Outcomes, Pinholes, XdpMode};
 use crate::counters::{
     PortTotals, SocketTotals, WorkerCounters, WorkerTotals, port_totals, worker_totals,
 };
-use crate::error::RouterError;
+use crate::error::{RouterError, cause};
 use crate::limit::Limiter;
 use crate::tun::Tun;
-use crate::worker::{Mailbox, Message, Reply, Shared, Worker, WorkerParts, mailboxes};
-use crate::xsk::{Area, MAX_DEPTH, RingSizes, Umem, Xsk, frames, statistics};
+use crate::worker::{Mailbox, Shared, WorkerParts, mailboxes};
+use crate::xsk::{Area, MAX_DEPTH, RingSizes, Xsk, frames, statistics};
 
 /// Of the socket that has the UMEM and carries nothing.
 const ANCHOR: RingSizes = RingSizes {
@@ -35,14 +40,17 @@ const ANCHOR: RingSizes = RingSizes {
 };
 /// Bytes of a frame: an Ethernet frame of MTU 1500 with room to spare.
 const FRAME_SIZE: u32 = 2048;
+/// What a worker needs to remember a flow, bytes.
+const FLOW_BYTES: u64 = 128;
+/// What the kernel keeps at each queue for each frame of the UMEM, bytes (`struct xdp_buff_xsk`,
+/// Linux `include/net/xsk_buff_pool.h`).
+const QUEUE_BYTES_PER_FRAME: u64 = 128;
 /// The device through which the kernel gets back what is left to it.
 const PUNT_DEVICE: &str = "viaduct%d";
 /// How long a device may be busy at the start, with what a predecessor held, and later, when
 /// whoever waits for the control thread has to wait, too.
 const START_PATIENCE: Duration = Duration::from_secs(1);
 const LATER_PATIENCE: Duration = Duration::from_millis(100);
-/// How long a worker may take to answer.
-const PATIENCE: Duration = Duration::from_secs(2);
 
 /// How a router is built.
 #[derive(Debug, Clone)]
@@ -70,14 +78,46 @@ pub struct RouterOptions {
     pub fail_closed: bool,
     /// Folder in a BPF filesystem for the links' pins.
     pub pins: PathBuf,
+    /// Where the underlay's packets are looked at first.
+    pub underlay: Hook,
+    /// The same of pods whose rate is not limited.
+    pub pods: Hook,
+    /// Whether hooks in tc carry what is settled; all is the workers' otherwise.
+    pub settled: bool,
 }
 
-struct Handle {
-    shared: Arc<Shared>,
-    umem: Umem,
-    /// Keeps the UMEM shareable.
-    _anchor: Xsk,
-    thread: Option<JoinHandle<()>>,
+impl RouterOptions {
+    /// Whether a router can be built so on this machine.
+    ///
+    /// # Errors
+    /// Says what is wrong.
+    pub fn check(&self) -> Result<(), RouterError> {
+        if self.workers == 0 || self.workers > MAX_WORKERS {
+            return Err(RouterError::new(
+                "cannot start workers",
+                format!("1 to {MAX_WORKERS} are possible"),
+            ));
+        }
+        check_cpus(self.cpus.as_deref().unwrap_or_default())
+    }
+
+    /// Memory of one worker's frames, which it has from its start to its end, and which counts as
+    /// locked; bytes.
+    pub fn frame_bytes(&self) -> u64 {
+        (frames(self.max_ports) as u64).saturating_mul(FRAME_SIZE.into())
+    }
+
+    /// Memory that a router needs when `pods` pods of one queue each are attached, in bytes: all
+    /// workers' frames and flows, and what the kernel keeps for each queue of a device.
+    pub fn memory(&self, pods: usize) -> u64 {
+        let workers = self.workers as u64;
+        let flows = (self.flow_cache as u64).saturating_mul(FLOW_BYTES);
+        let own = workers.saturating_mul(self.frame_bytes().saturating_add(flows));
+        // Each worker's own socket, and one queue of the underlay.
+        let queues = workers.saturating_add(pods as u64).saturating_add(1);
+        let frames = self.frame_bytes() / u64::from(FRAME_SIZE);
+        own.saturating_add(queues.saturating_mul(frames.saturating_mul(QUEUE_BYTES_PER_FRAME)))
+    }
 }
 
 /// A running data plane.
@@ -94,10 +134,14 @@ pub struct Router {
     limiter: Limiter,
     /// By port: what others have carried that had its number.
     retired: Vec<PortTotals>,
-    /// Number of the message to a worker that was sent last.
-    asked: u64,
+    /// By port: the same, by hooks.
+    retired_carried: Vec<Carried>,
     /// How long to wait for devices that somebody has just let go of.
     busy_patience: Duration,
+    /// The kernel's VXLAN devices, over IPv4 and IPv6.
+    overlay: [Option<u32>; 2],
+    /// The programs at the trunks' ends, which go with them.
+    trunks: Vec<FdLink>,
 }
 
 impl Router {
@@ -106,14 +150,9 @@ impl Router {
     /// # Errors
     /// Says what could not be made; nothing stays behind.
     pub fn start(options: RouterOptions, readers: &ReaderFactory) -> Result<Self, RouterError> {
-        if options.workers == 0 || options.workers > MAX_WORKERS {
-            return Err(RouterError::new(
-                "cannot start workers",
-                format!("1 to {MAX_WORKERS} are possible"),
-            ));
-        }
-        check_cpus(options.cpus.as_deref().unwrap_or_default())?;
-        let ports = options.max_ports + 1;
+        options.check()?;
+        // The underlay's, and the trunk's.
+        let ports = options.max_ports + 2;
         let slots = u32::try_from(ports)
             .unwrap_or(u32::MAX)
             .saturating_mul(QUEUES_PER_PORT);
@@ -122,15 +161,11 @@ impl Router {
             slots,
             options.heartbeat_timeout,
             options.fail_closed,
+            options.settled,
         )?;
-        let tun = Tun::open(PUNT_DEVICE, options.workers).map_err(|e| {
-            RouterError::new(
-                "cannot make a TUN device",
-                format!("{e}; /dev/net/tun is needed (modprobe tun)"),
-            )
-        })?;
+        let tun = Tun::open(PUNT_DEVICE, options.workers)?;
         let mailboxes = mailboxes(options.workers, FRAME_SIZE as usize)
-            .map_err(|e| RouterError::new("cannot prepare the workers", e.to_string()))?;
+            .map_err(|e| RouterError::new("cannot prepare the workers", cause(&e, 0)))?;
         let mut router = Self {
             tun: Arc::new(tun),
             limiter: Limiter::new(ports),
@@ -139,27 +174,36 @@ impl Router {
             ports: vec![None; ports],
             sockets: vec![Vec::new(); ports],
             retired: vec![PortTotals::default(); ports],
+            retired_carried: vec![Carried::default(); ports],
             pinholes,
             options,
-            asked: 0,
             busy_patience: START_PATIENCE,
+            overlay: [None; 2],
+            trunks: Vec::new(),
         };
         for index in 0..router.options.workers {
             let handle = router.start_worker(index, readers).map_err(|e| {
-                RouterError::new(format!("cannot start worker {index}"), e.to_string())
+                let frames = router.options.frame_bytes();
+                RouterError::new(format!("cannot start worker {index}"), cause(&e, frames))
             })?;
             router.workers.push(handle);
+        }
+        router.workers.iter().for_each(Handle::wait_for_life);
+        if [router.options.underlay, router.options.pods].contains(&Hook::Tc) {
+            router.make_trunks()?;
         }
         Ok(router)
     }
 
     fn start_worker(&self, index: usize, readers: &ReaderFactory) -> io::Result<Handle> {
         let ports = self.ports.len();
-        let frames = u32::try_from(frames(ports)).map_err(io::Error::other)?;
+        let frames = u32::try_from(frames(self.options.max_ports)).map_err(io::Error::other)?;
         let (area, frames) = Area::new(frames, FRAME_SIZE, MAX_DEPTH)?;
         let shared = Arc::new(Shared {
-            inbox: ArrayQueue::new(16),
-            outbox: ArrayQueue::new(16),
+            inbox: ArrayQueue::new(MESSAGES),
+            // Each message has an answer, and more may be sent before the first of them is taken.
+            outbox: ArrayQueue::new(16 * MESSAGES),
+            panic: OnceLock::new(),
             counters: WorkerCounters::new(ports, u64::from(area.frames())),
             sleeper: self
                 .mailboxes
@@ -182,7 +226,7 @@ impl Router {
             frames,
             ports,
             flows: self.options.flow_cache,
-            limiter: self.limiter.clone(),
+            limiter: self.limiter.for_worker(),
             tun: Arc::clone(&self.tun),
             beats: (0..self.options.workers)
                 .map(|worker| self.pinholes.beat(worker))
@@ -191,80 +235,58 @@ impl Router {
             gather: self.options.gather,
             heartbeat_timeout: self.options.heartbeat_timeout,
         };
-        let cpu = self
-            .options
-            .cpus
-            .as_ref()
-            .and_then(|c| c.get(index))
-            .copied();
-        let thread = thread::Builder::new()
-            .name(format!("worker-{index}"))
-            .spawn(move || {
-                if let Some(id) = cpu {
-                    core_affinity::set_for_current(core_affinity::CoreId { id });
-                }
-                Worker::new(worker).run();
-            })?;
-        Ok(Handle {
-            shared,
-            umem,
-            _anchor: anchor,
-            thread: Some(thread),
-        })
+        let cpus = self.options.cpus.as_ref();
+        let cpu = cpus.and_then(|cpus| cpus.get(index)).copied();
+        Handle::start(worker, umem, anchor, cpu)
     }
 
-    /// Asks a worker and waits for its answer. An answer to an earlier question, which came too
-    /// late, is put right here: a link that was removed is closed, and its frames are taken back.
-    fn ask(&mut self, worker: usize, message: Message) -> Result<Reply, RouterError> {
-        self.asked += 1;
-        let number = self.asked;
-        let doing = || format!("cannot reach worker {worker}");
-        let handle = self
-            .workers
-            .get(worker)
-            .ok_or_else(|| RouterError::new(doing(), "there is none"))?;
-        handle
-            .shared
-            .inbox
-            .push((number, message))
-            .map_err(|_| RouterError::new(doing(), "its inbox is full"))?;
-        handle.shared.sleeper.wake();
-        let patience = Instant::now() + PATIENCE;
-        loop {
-            let late = Instant::now() >= patience;
-            match handle.shared.outbox.pop() {
-                Some((answered, reply)) if answered == number => return Ok(reply),
-                Some((_, Reply::Removed(Some(link)))) => {
-                    let port = link.port;
-                    drop(link);
-                    // Its own answer is ignored like any other that nobody waits for.
-                    let _ = handle.shared.inbox.push((0, Message::Reclaim(port)));
-                }
-                Some(_) => {}
-                None if late => break,
-                None => thread::sleep(Duration::from_micros(50)),
-            }
+    /// What is to be done now and then, once a second: late answers of workers are taken, and maps of the XDP programs
+    /// are repaired that somebody else has changed, or that could not be written. Returns how many entries somebody else had
+    /// changed.
+    pub fn maintain(&mut self) -> usize {
+        #[cfg(debug_assertions)]
+        self.provoke();
+        self.workers.iter_mut().for_each(Handle::settle);
+        self.pinholes.repair()
+    }
+
+    /// What is wrong with the XDP programs' maps.
+    pub fn problems(&self) -> Vec<String> {
+        self.pinholes.problems()
+    }
+
+    /// How each worker fares.
+    pub fn health(&self) -> Vec<WorkerHealth> {
+        let timeout = self.options.heartbeat_timeout;
+        self.workers.iter().map(|w| w.health(timeout)).collect()
+    }
+
+    /// For tests: a worker panics whose number is in the file of this node's name in the folder that `VIADUCT_TEST_PANIC`
+    /// names. Releases have no such thing.
+    #[cfg(debug_assertions)]
+    fn provoke(&mut self) {
+        let folder = std::env::var_os("VIADUCT_TEST_PANIC").map(PathBuf::from);
+        let (Some(folder), Some(node)) = (folder, self.options.pins.file_name()) else {
+            return;
+        };
+        let file = folder.join(node);
+        let number = std::fs::read_to_string(&file).ok();
+        let number = number.and_then(|text| text.trim().parse::<usize>().ok());
+        if let Some(worker) = number.and_then(|number| self.workers.get_mut(number)) {
+            let _ = std::fs::remove_file(&file);
+            worker.provoke();
         }
-        Err(RouterError::new(
-            doing(),
-            format!("no answer in {PATIENCE:?}"),
-        ))
     }
 
-    /// Opens the underlay's pinhole for VXLAN to this address and port.
+    /// Opens the underlay's pinholes for VXLAN to these addresses and ports, and closes all others.
     ///
     /// # Errors
-    /// When the map is full.
-    pub fn add_vtep(&mut self, address: IpAddr, port: u16) -> Result<(), RouterError> {
-        self.pinholes.add_vtep(address, port)
-    }
-
-    /// Closes it.
-    ///
-    /// # Errors
-    /// When it was not open.
-    pub fn remove_vtep(&mut self, address: IpAddr, port: u16) -> Result<(), RouterError> {
-        self.pinholes.remove_vtep(address, port)
+    /// When some could not be opened or closed: that is tried again by [`maintain`](Self::maintain).
+    pub fn set_vteps(
+        &mut self,
+        vteps: impl Iterator<Item = (IpAddr, u16)>,
+    ) -> Result<(), RouterError> {
+        self.pinholes.set_vteps(vteps)
     }
 
     /// Registers a network; `carried` by the kernel, too. Packets of others are the kernel's.
@@ -289,13 +311,16 @@ impl Router {
         self.pinholes.set_origin(vni, prefix, vtep)
     }
 
-    /// Says that tunnels end at this address and port, or no longer: the kernel gets no packets
-    /// to there from pods.
+    /// Says that tunnels end at these addresses and ports, and nowhere else: the kernel gets no packets to there from
+    /// pods.
     ///
     /// # Errors
-    /// When the map is full.
-    pub fn set_node(&mut self, address: IpAddr, port: u16, there: bool) -> Result<(), RouterError> {
-        self.pinholes.set_node(address, port, there)
+    /// When some could not be noted: that is tried again by [`maintain`](Self::maintain).
+    pub fn set_nodes(
+        &mut self,
+        nodes: impl Iterator<Item = (IpAddr, u16)>,
+    ) -> Result<(), RouterError> {
+        self.pinholes.set_nodes(nodes)
     }
 
     /// Opens the underlay's pinhole for a pod.
@@ -309,37 +334,21 @@ impl Router {
     /// Closes the underlay's pinhole for a pod.
     ///
     /// # Errors
-    /// When it was not open.
+    /// When it may still be open: closing it is tried again by [`maintain`](Self::maintain).
     pub fn expel_pod(&mut self, vni: Vni, address: IpAddr) -> Result<(), RouterError> {
         self.pinholes.remove_pod(vni, address)
     }
 
-    /// Opens the pods' pinholes for a prefix, or (`to_workers` false) leaves an
-    /// address inside one to the kernel.
+    /// Opens the pods' pinholes for these prefixes, except for addresses inside them that are left to the kernel, and
+    /// closes all others.
     ///
     /// # Errors
-    /// When the map is full.
-    pub fn add_cluster_prefix(
+    /// When some could not be opened or closed: that is tried again by [`maintain`](Self::maintain).
+    pub fn set_cluster<'a>(
         &mut self,
-        vni: Vni,
-        address: IpAddr,
-        length: u8,
-        to_workers: bool,
+        prefixes: impl Iterator<Item = &'a ClusterPrefix>,
     ) -> Result<(), RouterError> {
-        self.pinholes.add_prefix(vni, address, length, to_workers)
-    }
-
-    /// Takes back [`add_cluster_prefix`](Self::add_cluster_prefix).
-    ///
-    /// # Errors
-    /// When there was no such prefix.
-    pub fn remove_cluster_prefix(
-        &mut self,
-        vni: Vni,
-        address: IpAddr,
-        length: u8,
-    ) -> Result<(), RouterError> {
-        self.pinholes.remove_prefix(vni, address, length)
+        self.pinholes.set_cluster(prefixes)
     }
 
     /// Waits until every worker has begun a batch since the call, and then once more, until what
@@ -350,6 +359,7 @@ impl Router {
         for worker in self
             .workers
             .iter()
+            .filter(|worker| worker.may_answer())
             .cycle()
             .take(rounds * self.workers.len())
         {
@@ -368,7 +378,7 @@ impl Router {
     /// other devices is removed: the number of such links is returned.
     pub fn started(&mut self) -> usize {
         self.busy_patience = LATER_PATIENCE;
-        self.pinholes.drop_strangers()
+        self.pinholes.remove_foreign()
     }
 
     /// With [`RouterOptions::fail_closed`]: when this router is dropped, its programs stay, and
@@ -380,6 +390,10 @@ impl Router {
     /// A port's number is nobody's from now on: what it has carried is counted with that of all
     /// others that have gone.
     pub fn retire(&mut self, port: PortId) {
+        let carried = self.raw_carried(port);
+        if let Some(base) = self.retired_carried.get_mut(usize::from(port.0)) {
+            *base = carried;
+        }
         let totals = self.raw_totals(port);
         if let Some(base) = self.retired.get_mut(usize::from(port.0)) {
             *base = totals;
@@ -436,6 +450,50 @@ impl Router {
             .collect()
     }
 
+    /// Hands over what a change of the forwarding table is about; before the table takes it.
+    ///
+    /// # Errors
+    /// When an entry cannot be removed, so that the table must not change yet, or hooks and workers contradict each
+    /// other until [`maintain`](Self::maintain) has removed it.
+    pub fn withdraw_settled(&mut self, update: &Update) -> Result<(), RouterError> {
+        self.pinholes.settled.withdraw(update)
+    }
+
+    /// Settles what a change of the forwarding table is about, which has taken it.
+    ///
+    /// # Errors
+    /// When an entry cannot be written: workers carry what is not settled, and [`maintain`](Self::maintain) tries again.
+    pub fn settle(&mut self, update: &Update) -> Result<(), RouterError> {
+        self.pinholes.settled.apply(update)
+    }
+
+    /// What hooks have carried from and to a port, since the start or since its number was another's; nothing when the kernel
+    /// does not say.
+    pub fn carried(&self, port: PortId) -> Carried {
+        let base = self.retired_carried.get(usize::from(port.0));
+        let base = base.copied().unwrap_or_default();
+        self.raw_carried(port).since(base)
+    }
+
+    fn raw_carried(&self, port: PortId) -> Carried {
+        self.pinholes.settled.carried(port).unwrap_or_default()
+    }
+
+    /// Packets that hooks have carried, from wherever they came.
+    pub fn carried_by_all(&self) -> u64 {
+        let ports = (0u16..).map(PortId).take(self.ports.len());
+        ports.map(|port| self.raw_carried(port).rx_packets).sum()
+    }
+
+    /// What hooks have carried of all ports that have gone for good.
+    pub fn retired_carried(&self) -> Carried {
+        let mut sum = Carried::default();
+        for carried in &self.retired_carried {
+            sum = sum.plus(*carried);
+        }
+        sum
+    }
+
     /// What the pinholes did.
     pub fn outcomes(&self) -> Outcomes {
         self.pinholes.outcomes()
@@ -456,14 +514,11 @@ impl Drop for Router {
             worker.shared.stop.store(true, Ordering::Relaxed);
             worker.shared.sleeper.wake();
         }
-        for worker in &mut self.workers {
-            if let Some(thread) = worker.thread.take() {
-                let _ = thread.join();
-            }
-        }
+        let counters: Vec<_> = self.workers.iter().map(|w| Arc::clone(&w.shared)).collect();
+        self.workers.drain(..).for_each(Handle::join);
         // What was on its way between them has its count, too.
-        for (mailbox, worker) in self.mailboxes.iter().zip(&self.workers) {
-            mailbox.abandon(&worker.shared.counters);
+        for (mailbox, worker) in self.mailboxes.iter().zip(&counters) {
+            mailbox.abandon(&worker.counters);
         }
     }
 }

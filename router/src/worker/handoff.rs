@@ -75,7 +75,7 @@ impl Mailbox {
     }
 
     /// Wakes the worker if it sleeps. Of many callers one makes the system call.
-    fn rouse(&self) {
+    fn wake(&self) {
         if self.asleep.load(Ordering::Relaxed) && self.asleep.swap(false, Ordering::Relaxed) {
             self.sleeper.wake();
         }
@@ -168,7 +168,7 @@ impl Handoff {
         // what was pushed.
         fence(Ordering::SeqCst);
         for mailbox in workers(self.given).filter_map(|to| self.mailboxes.get(to)) {
-            mailbox.rouse();
+            mailbox.wake();
         }
         self.given = 0;
     }

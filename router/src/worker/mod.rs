@@ -13,8 +13,8 @@ mod io;
 mod pace;
 mod pair;
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use crossbeam::queue::ArrayQueue;
@@ -61,6 +61,9 @@ pub(crate) enum Message {
     Remove(PortId),
     /// The removed link's sockets are closed: its frames are ours again.
     Reclaim(PortId),
+    /// A test wants to see it panic.
+    #[cfg(debug_assertions)]
+    Panic,
 }
 
 /// What a worker answers, in the order of the messages.
@@ -80,6 +83,8 @@ pub(crate) struct Shared {
     pub(crate) counters: WorkerCounters,
     pub(crate) sleeper: Arc<Sleeper>,
     pub(crate) stop: AtomicBool,
+    /// What it said when it panicked.
+    pub(crate) panic: OnceLock<String>,
 }
 
 pub(crate) struct Worker {
@@ -100,6 +105,11 @@ pub(crate) struct Worker {
     epoch: u64,
 }
 
+/// The number that trunks have among so many of ports: the last.
+pub(crate) fn trunk_number(ports: usize) -> PortId {
+    PortId(u16::try_from(ports.saturating_sub(1)).unwrap_or(u16::MAX))
+}
+
 pub(crate) struct WorkerParts {
     pub(crate) index: usize,
     pub(crate) shared: Arc<Shared>,
@@ -108,6 +118,7 @@ pub(crate) struct WorkerParts {
     pub(crate) reader: Reader,
     pub(crate) area: Area,
     pub(crate) frames: Vec<FrameId>,
+    /// Numbers of ports, and the trunk's behind them.
     pub(crate) ports: usize,
     /// How many flows it remembers.
     pub(crate) flows: usize,
@@ -131,6 +142,7 @@ impl Worker {
                 parts.area,
                 parts.frames,
                 parts.ports,
+                trunk_number(parts.ports),
                 handoff,
                 parts.limiter.clone(),
             ),
@@ -170,7 +182,7 @@ impl Worker {
                     self.io.sleep(sleep);
                 }
             }
-            if self.pace.brisk() {
+            if self.pace.is_busy() {
                 self.io.unwatch();
             }
         }
@@ -198,7 +210,7 @@ impl Worker {
         self.show_life(tick);
         self.io.begin(tick);
         self.io.shared.counters.turns.add(1);
-        let mut worked = self.obey(tick);
+        let mut worked = self.handle_messages(tick);
         self.follow_rates();
         worked |= self.io.take_over();
         let links = self.io.links();
@@ -299,7 +311,7 @@ impl Worker {
     }
 
     /// Carries out what the control side asked for.
-    fn obey(&mut self, tick: Tick) -> bool {
+    fn handle_messages(&mut self, tick: Tick) -> bool {
         let mut worked = false;
         while let Some((number, message)) = self.io.shared.inbox.pop() {
             worked = true;
@@ -320,8 +332,10 @@ impl Worker {
                     self.report();
                     Reply::Reclaimed
                 }
+                #[cfg(debug_assertions)]
+                Message::Panic => provoked(),
             };
-            // The control side asks one thing at a time: there is always room.
+            // There is room for the answers to all messages that fit the inbox, and it is emptied before more are sent.
             let _ = self.io.shared.outbox.push((number, reply));
         }
         worked
@@ -333,7 +347,7 @@ impl Worker {
     fn drain(&mut self, port: PortId, tick: Tick) {
         self.io.lift_limits(true);
         for link in 0..self.io.links() {
-            if port == PortId::UNDERLAY || self.io.place(port) == Some(link) {
+            if port == PortId::UNDERLAY || self.io.way(port) == Some(link) {
                 self.drain_link(link, tick);
             }
         }
@@ -364,6 +378,12 @@ impl Worker {
     }
 }
 
+#[cfg(debug_assertions)]
+#[expect(clippy::panic, reason = "a test wants to see it")]
+fn provoked() -> ! {
+    panic!("provoked by a test")
+}
+
 /// Some packets of one queue on their way, and what they need.
 struct Batch<'a> {
     io: &'a mut Io,
@@ -382,39 +402,60 @@ impl Batch<'_> {
         let Some(ingress) = self.io.port(link) else {
             return (0, 0);
         };
-        let (io, ahead, exceptions) = (&mut *self.io, &mut *self.ahead, &mut *self.exceptions);
+        let (io, ahead) = (&mut *self.io, &mut *self.ahead);
         for _ in 0..most {
-            let Some(next) = io.receive(link, queue) else {
+            let Some(next) = io.receive(link, queue, self.table) else {
                 break;
             };
             ahead.push((next, Prefetched::default()));
         }
         // Those of the next round, while these are worked on.
         io.prefetch(link, queue, AHEAD);
+        if !io.is_trunk(link) {
+            let all = ahead.len();
+            return self.forward_from(ingress, all);
+        }
+        // Packets of one port after another.
+        let mut done = (0usize, 0usize);
+        while let Some(ingress) = self.ahead.first().map(|(first, _)| first.ingress) {
+            let same = |it: &&(Received, Prefetched)| it.0.ingress == ingress;
+            let run = self.ahead.iter().take_while(same).count();
+            let (received, exceptions) = self.forward_from(ingress, run);
+            done.0 = done.0.saturating_add(received);
+            done.1 = done.1.saturating_add(exceptions);
+        }
+        done
+    }
+
+    /// Forwards the first so many of those received, all from one port.
+    #[inline]
+    fn forward_from(&mut self, ingress: PortId, count: usize) -> (usize, usize) {
+        let (io, ahead, exceptions) = (&mut *self.io, &mut *self.ahead, &mut *self.exceptions);
         if ingress == PortId::UNDERLAY {
             let pipeline = underlay_pipeline(self.table, self.state, self.tick);
-            forward_all(pipeline, io, ahead, exceptions)
+            forward_all(pipeline, io, ahead, count, exceptions)
         } else {
             let pipeline = pod_pipeline(self.table, self.state, ingress, self.tick);
-            forward_all(pipeline, io, ahead, exceptions)
+            forward_all(pipeline, io, ahead, count, exceptions)
         }
     }
 }
 
-/// Forwards what was received; how much that was, and how many exceptions among it.
+/// Forwards the first `count` of what was received; how much that was, and how many exceptions among it.
 #[inline(never)]
 fn forward_all<S: Side>(
     mut pipeline: Pipeline<'_, S>,
     io: &mut Io,
     ahead: &mut Vec<(Received, Prefetched)>,
+    count: usize,
     set_apart: &mut Exceptions,
 ) -> (usize, usize) {
-    for (next, prefetched) in &mut *ahead {
+    for (next, prefetched) in ahead.iter_mut().take(count) {
         let looked = io.edit(&mut next.packet, |frame| pipeline.prefetch(frame));
         *prefetched = looked.unwrap_or_default();
     }
-    let (received, mut exceptions) = (ahead.len(), 0usize);
-    for (mut next, prefetched) in ahead.drain(..) {
+    let (received, mut exceptions) = (count.min(ahead.len()), 0usize);
+    for (mut next, prefetched) in ahead.drain(..received) {
         let verdict = io.edit(&mut next.packet, |frame| {
             pipeline.forward(frame, prefetched)
         });

@@ -97,7 +97,7 @@ impl Pace {
             return Rest::Nap(self.nap);
         }
         if now.0.saturating_sub(self.worked.0) > PATIENCE {
-            // Not brisk before another window has shown it: it is watched for in between.
+            // Not busy before another window has shown it: it is watched for in between.
             self.rate = 0;
             return Rest::Sleep;
         }
@@ -106,7 +106,7 @@ impl Pace {
 
     /// Whether packets come so fast that the worker hardly sleeps.
     #[inline]
-    pub(super) fn brisk(&self) -> bool {
+    pub(super) fn is_busy(&self) -> bool {
         self.rate >= self.worth_nap.map_or(FAST, |worth| worth.min(FAST))
     }
 }
@@ -159,7 +159,7 @@ mod tests {
         let (naps, sleeps) = second(&mut pace, 1_000_000);
         assert_eq!(naps, 0);
         assert!((990..=1001).contains(&sleeps), "{sleeps}");
-        assert!(!pace.brisk());
+        assert!(!pace.is_busy());
     }
 
     #[test]
@@ -169,11 +169,11 @@ mod tests {
         // A turn that works, one that does not, and a nap: 27 us in all.
         assert!((30_000..=40_000).contains(&naps), "{naps}");
         assert!(sleeps <= 100, "{sleeps}");
-        assert!(pace.brisk());
+        assert!(pace.is_busy());
         // Once they have stopped, it sleeps.
         let late = Tick(2_100_000_000);
         assert_eq!(pace.rest(false, late, || 400_000), Rest::Sleep);
-        assert!(!pace.brisk());
+        assert!(!pace.is_busy());
     }
 
     #[test]
@@ -201,6 +201,6 @@ mod tests {
     fn without_naps_it_polls_or_sleeps() {
         let mut pace = Pace::new(true, Duration::ZERO);
         assert_eq!(second(&mut pace, 2_500).0, 0);
-        assert!(pace.brisk());
+        assert!(pace.is_busy());
     }
 }

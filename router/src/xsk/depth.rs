@@ -1,10 +1,14 @@
 //! How many frames a queue has for receiving: some are its own, others are lent.
 //!
-//! A queue has to hold what arrives while its worker does something else, or is not scheduled. Few frames are enough
-//! for most queues at most times, and stay in the processor's cache; so a queue begins with few, and is lent more once
-//! it has used half of them. What is left to lend bounds each loan (the dynamic thresholds of shared-memory
-//! switches: Choudhury and Hahne, 1998), so that the first do not take everything. A queue that its worker does not get to
-//! the end of is lent little: more frames would make it no faster, and each packet later.
+//! A queue has to hold what arrives while its worker does something else, or is not scheduled. What arrives first is
+//! often a burst: a TCP connection doubles what it has under way with each round trip, and 1 MB never needs
+//! more than about 380 packets at once. A frame in a fill ring cannot be taken back, and one that is put there after a
+//! burst has come is too late; so every queue has frames of its own for a burst, whatever other queues have.
+//! A queue that has used half of what it had is lent more. What is left to lend bounds each loan (the dynamic
+//! thresholds of shared-memory switches: Choudhury and Hahne, 1998), so that the first do not take everything. A queue
+//! that its worker does not get to the end of is lent little: more frames would make it no faster, and each packet later.
+//! While packets come fast and without bursts, few frames are in use, which stay in the processor's cache; the others
+//! are put back once the queue is quiet.
 
 /// Frames in one queue, at most: the size of its fill and receive rings.
 pub const MAX_DEPTH: u32 = 2048;
@@ -12,8 +16,14 @@ pub const MAX_DEPTH: u32 = 2048;
 pub const RESERVE: usize = 2048;
 /// Frames of a worker that queues can be lent.
 const LOANS: u32 = 8192;
-/// Frames that the queues of a pod's port have for receiving, whatever other ports do.
-const SHARE: u32 = 128;
+/// Frames of a worker that the queues of all pods' ports have as their own, in equal parts, between the two limits below.
+/// Beside its memory each frame costs 128 bytes of the kernel's for each socket (`xp_create_and_assign_umem`,
+/// net/xdp/xsk_buff_pool.c), which is why many ports have smaller parts.
+const SHARED_OUT: usize = 65_536;
+/// The frames of one port's own, at most: a burst of 1,024 packets, and what may be missing for want of a top-up.
+const MAX_SHARE: u32 = 1024 + TOP_UP;
+/// And at least, however many ports there are.
+const LEAST_SHARE: u32 = 128;
 /// The fewest of a single queue, also of a device with many.
 const MIN_SHARE: u32 = 16;
 /// Frames in a queue whose packets stand, or wait for their pod's rate: enough to even out how sender and worker come and
@@ -33,14 +43,33 @@ const REFUSED: u64 = 100_000_000;
 const GROWTH: u32 = 4;
 /// How often it is looked at what a queue had no use for, ns.
 const REVIEW: u64 = 10_000_000_000;
+/// The same for a queue whose packets come fast.
+const FAST_REVIEW: u64 = 1_000_000_000;
+/// ns for each packet, at most, of a queue whose packets come fast: 100,000 packets a second.
+const FAST: u64 = 10_000;
+/// Frames in use of a queue whose packets come fast and without bursts.
+const SHALLOW: u32 = 128;
+/// For how long no packet comes to a queue that is quiet, ns.
+const QUIET: u64 = 50_000_000;
 
-/// Frames that a worker needs for so many ports, the underlay's included.
+/// Frames that each of so many pods' ports has with a worker in any case.
 #[must_use]
-pub const fn frames(ports: usize) -> usize {
-    let shares = ports.saturating_add(UNDERLAY_SHARES as usize);
+pub fn share(pods: usize) -> u32 {
+    let each = SHARED_OUT.checked_div(pods).unwrap_or(SHARED_OUT);
+    u32::try_from(each)
+        .unwrap_or(MAX_SHARE)
+        .clamp(LEAST_SHARE, MAX_SHARE)
+}
+
+/// Frames that a worker needs for so many pods' ports and the underlay.
+#[must_use]
+pub fn frames(pods: usize) -> usize {
+    let share = share(pods);
+    let underlay = Depth::new(true, share, 1).own;
     RESERVE
         .saturating_add(LOANS as usize)
-        .saturating_add(shares.saturating_mul(SHARE as usize))
+        .saturating_add(underlay as usize)
+        .saturating_add(pods.saturating_mul(share as usize))
 }
 
 /// Frames of one worker that queues can be lent.
@@ -72,8 +101,8 @@ pub struct Visit {
     pub now: u64,
     /// Whether all packets were taken that there were.
     pub drained: bool,
-    /// Whether the pod may send at a rate only.
-    pub limited: bool,
+    /// Whether the pod may send at a rate only; none when there was no packet, and so nobody has looked.
+    pub limited: Option<bool>,
     /// Frames in the fill ring.
     pub filled: u32,
     /// These, and those of packets that have not been taken.
@@ -93,6 +122,12 @@ pub struct Depth {
     had: u32,
     /// The most that were used between two visits since `reviewed`.
     used: u32,
+    /// Packets since `reviewed`.
+    packets: u64,
+    /// When the last packets were seen to have come, ns.
+    busy_at: u64,
+    /// Whether the pod may send at a rate only, as it was known last.
+    limited: bool,
     /// Visits since it was last drained, and the first of them, ns.
     standing: u32,
     standing_since: u64,
@@ -102,12 +137,13 @@ pub struct Depth {
 }
 
 impl Depth {
-    /// One of so many queues that a port has with a worker.
+    /// One of so many queues that a port has with a worker. `share` is a pod's ([`share`]).
     #[must_use]
-    pub fn new(underlay: bool, queues: usize) -> Self {
+    pub fn new(underlay: bool, share: u32, queues: usize) -> Self {
         let shares = if underlay { UNDERLAY_SHARES } else { 1 };
         let queues = u32::try_from(queues).unwrap_or(u32::MAX);
-        let each = SHARE.saturating_mul(shares).checked_div(queues);
+        let all = share.saturating_mul(shares).min(MAX_DEPTH);
+        let each = all.checked_div(queues);
         let own = each.unwrap_or(0).clamp(MIN_SHARE, MAX_DEPTH);
         Self {
             own,
@@ -115,6 +151,9 @@ impl Depth {
             wanted: own,
             had: 0,
             used: 0,
+            packets: 0,
+            busy_at: 0,
+            limited: false,
             standing: 0,
             standing_since: 0,
             refused_until: 0,
@@ -141,7 +180,7 @@ impl Depth {
         let loan = self.wanted.saturating_sub(own);
         // No loan is larger than what is left beside it.
         let fair = held.saturating_add(loans.left).div_ceil(2);
-        let most = own.saturating_add(loan.min(fair));
+        let most = self.wanted.min(own).saturating_add(loan.min(fair));
         let missing = most.saturating_sub(visit.receiving);
         self.had = visit.filled;
         if missing < TOP_UP.min(most.div_ceil(2)) {
@@ -163,39 +202,66 @@ impl Depth {
 
     #[inline]
     fn want(&mut self, visit: &Visit) {
-        let (own, now) = (self.own, visit.now);
-        if visit.limited {
-            self.wanted = own.max(STANDING_DEPTH);
+        let now = visit.now;
+        self.limited = visit.limited.unwrap_or(self.limited);
+        if self.limited {
+            self.wanted = STANDING_DEPTH;
             return;
         }
-        if self.reviewed == 0 {
-            self.reviewed = now;
-        }
-        if visit.drained {
-            self.standing = 0;
-        } else {
-            if self.standing == 0 {
-                self.standing_since = now;
-            }
-            self.standing = self.standing.saturating_add(1);
-        }
-        let stands =
-            self.standing > STANDING_VISITS && now.saturating_sub(self.standing_since) > STANDING;
         let used = self.had.saturating_sub(visit.filled);
         self.used = self.used.max(used);
-        if stands {
+        self.packets = self.packets.saturating_add(u64::from(used));
+        if used > 0 {
+            self.busy_at = now;
+        }
+        if self.stands(visit) {
             self.refused_until = now.saturating_add(REFUSED);
-            self.wanted = own.max(STANDING_DEPTH);
+            self.wanted = STANDING_DEPTH;
+        } else if now.saturating_sub(self.busy_at) > QUIET {
+            // What comes next may be a burst.
+            self.wanted = self.wanted.max(self.own);
         } else if used > self.had / 2 && now >= self.refused_until {
             self.wanted = self.wanted.saturating_mul(GROWTH).min(MAX_DEPTH);
         }
-        if now.saturating_sub(self.reviewed) > REVIEW {
-            // With half as many, half of them would still have been left.
-            if self.used <= self.wanted / 4 {
-                self.wanted = (self.wanted / 2).max(own);
-            }
-            (self.reviewed, self.used) = (now, 0);
+        self.review(now);
+    }
+
+    /// Whether more frames would be of no use, as the worker does not get to the queue's end.
+    #[inline]
+    const fn stands(&mut self, visit: &Visit) -> bool {
+        if visit.drained {
+            self.standing = 0;
+            return false;
         }
+        if self.standing == 0 {
+            self.standing_since = visit.now;
+        }
+        self.standing = self.standing.saturating_add(1);
+        self.standing > STANDING_VISITS && visit.now.saturating_sub(self.standing_since) > STANDING
+    }
+
+    /// Has it give up what it had no use for.
+    #[inline]
+    fn review(&mut self, now: u64) {
+        if self.reviewed == 0 {
+            self.reviewed = now;
+        }
+        let age = now.saturating_sub(self.reviewed);
+        let fast = age > FAST_REVIEW && self.packets >= age / FAST;
+        if !fast && age <= REVIEW {
+            return;
+        }
+        // With half as many, half of them would still have been left.
+        if self.used <= self.wanted / 4 {
+            self.wanted /= 2;
+        }
+        let least = if fast {
+            SHALLOW.min(self.own)
+        } else {
+            self.own
+        };
+        self.wanted = self.wanted.max(least);
+        (self.reviewed, self.used, self.packets) = (now, 0, 0);
     }
 }
 
@@ -203,7 +269,7 @@ impl Depth {
 mod tests {
     use super::*;
 
-    const OWN: u32 = SHARE;
+    const OWN: u32 = LEAST_SHARE;
     const TURN: u64 = 50_000;
 
     /// A queue and its worker; what comes in a turn is lost where there is no frame.
@@ -216,7 +282,11 @@ mod tests {
 
     impl Queue {
         fn new() -> Self {
-            let depth = Depth::new(false, 1);
+            Self::of(OWN)
+        }
+
+        fn of(share: u32) -> Self {
+            let depth = Depth::new(false, share, 1);
             let (filled, waiting, lost) = (0, 0, 0);
             Self {
                 depth,
@@ -234,7 +304,7 @@ mod tests {
             let visit = Visit {
                 now,
                 drained: self.waiting < taken,
-                limited: false,
+                limited: Some(false),
                 filled: self.filled,
                 receiving: self.filled + self.waiting - taken.min(self.waiting),
             };
@@ -261,6 +331,52 @@ mod tests {
             queue.filled
         );
         assert_eq!(loans, Loans::new());
+    }
+
+    #[test]
+    fn a_first_burst_is_not_lost() {
+        let (pods, mut loans) = (110, Loans::new());
+        let mut queues: Vec<_> = (0..pods).map(|_| Queue::of(share(pods))).collect();
+        for queue in &mut queues {
+            queue.turn(1, 0, 64, &mut loans);
+            // Its worker looks, packets come one by one for a time, then a burst: again and again.
+            for turn in 1..5_000u64 {
+                let come = if turn % 1_000 == 0 { 512 } else { 1 };
+                queue.turn(turn * TURN, come, 64, &mut loans);
+                assert_eq!(queue.lost, 0, "in turn {turn}");
+            }
+        }
+    }
+
+    #[test]
+    fn memory_is_bounded_and_each_port_has_its_share() {
+        let bytes = |pods| frames(pods) * 2048;
+        assert!(bytes(110) <= 160_000_000 && bytes(16) <= 64_000_000);
+        for pods in [0, 1, 16, 110, 124, 512, 1024, 100_000] {
+            let own = share(pods) as usize;
+            assert!((128..=1056).contains(&own), "{own}");
+            assert!(frames(pods) >= RESERVE + LOANS as usize + (pods + 1) * own);
+        }
+    }
+
+    #[test]
+    fn fast_packets_without_bursts_use_few_frames_until_it_is_quiet() {
+        let (mut queue, mut loans) = (Queue::of(MAX_SHARE), Loans::new());
+        let mut now = 1;
+        queue.turn(now, 0, 64, &mut loans);
+        for _ in 0..200_000 {
+            now += TURN;
+            queue.turn(now, 20, 64, &mut loans);
+            assert_eq!(queue.lost, 0);
+        }
+        assert!(queue.filled <= SHALLOW, "{}", queue.filled);
+        for _ in 0..2 * QUIET / TURN {
+            now += TURN;
+            queue.turn(now, 0, 64, &mut loans);
+        }
+        assert!(queue.filled >= 1024, "{}", queue.filled);
+        queue.turn(now, 1024, 64, &mut loans);
+        assert_eq!(queue.lost, 0);
     }
 
     #[test]

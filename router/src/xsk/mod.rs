@@ -19,7 +19,7 @@ use xsk_rs::config::{BindFlags, Interface, LibxdpFlags, QueueSize, SocketConfig}
 use xsk_rs::{CompQueue, FillQueue, RxQueue, Socket, TxQueue};
 
 pub use self::area::{Area, FrameId, Packet};
-pub use self::depth::{Depth, Loans, MAX_DEPTH, RESERVE, Visit, frames};
+pub use self::depth::{Depth, Loans, MAX_DEPTH, RESERVE, Visit, frames, share};
 use self::ring::Ring;
 
 /// Packets a kernel transmit call may take (Linux 6.18; 32 before).

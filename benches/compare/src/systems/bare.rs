@@ -11,11 +11,12 @@ use anyhow::{Context, anyhow};
 use viaduct_router::Frame;
 use viaduct_router::xsk::{
     Area, Depth, FrameId, Loans, MAX_DEPTH, Packet, RESERVE, RingSizes, Umem, Visit, Xsk, frames,
+    share,
 };
 
-use super::programs::{Programs, UNDERLAY_PLACE, index, places};
+use super::programs::{Programs, UNDERLAY_PLACE, XDP, index, places};
 use super::{OUTER_LEN, Outer, Setup, System};
-use crate::bed::{Bed, GATEWAY_MAC, MOST_PODS, Pod};
+use crate::bed::{self, Bed, GATEWAY_MAC, MOST_PODS, Pod};
 use crate::plan::Case;
 
 // As in the router: `router/src/router`, `router/src/worker`.
@@ -46,16 +47,16 @@ pub(crate) struct Bare {
 
 impl Bare {
     pub(crate) fn start(bed: &Bed, setup: &Setup) -> anyhow::Result<Self> {
-        let ports = usize::try_from(MOST_PODS + 1)?;
-        let frames = u32::try_from(frames(ports))?;
+        let pods = usize::try_from(MOST_PODS)?;
+        let frames = u32::try_from(frames(pods))?;
         // In the node's namespace: the UMEM's own socket looks for its interface where it was made.
         let (area, free) = bed
             .node()
             .with(|| Ok(Area::new(frames, FRAME_SIZE, MAX_DEPTH)?))
             .context("no packet memory")?;
-        let mut programs = Programs::load(&["to_socket"])?;
+        let mut programs = Programs::load(XDP, &["to_socket"])?;
         let mut links = Vec::new();
-        for (place, interface) in places(bed) {
+        for (place, interface) in places(&bed.as_node()) {
             let underlay = place == UNDERLAY_PLACE;
             let transmit = if underlay { UNDERLAY_RING } else { POD_RING };
             let (umem, name) = (area.umem(), &interface);
@@ -70,16 +71,16 @@ impl Bare {
             programs.attach("to_socket", &interface, &bed.node())?;
             links.push(Link {
                 socket,
-                depth: Depth::new(underlay, 1),
+                depth: Depth::new(underlay, share(pods), 1),
             });
         }
-        let pods = bed.shape.pods().map(ethernet).collect();
+        let macs = bed.shape.pods().map(ethernet).collect();
         let forwarder = Forwarder {
             area,
             free,
             links,
-            pods,
-            outer: Outer::new()?,
+            pods: macs,
+            outer: Outer::new(&bed::NODE_VTEP, &bed::far_vtep(0))?,
             loans: Loans::new(),
             began: Instant::now(),
         };
@@ -254,7 +255,7 @@ impl Forwarder {
         let visit = Visit {
             now: u64::try_from(now.as_nanos()).unwrap_or(u64::MAX),
             drained,
-            limited: false,
+            limited: None,
             filled: socket.filled(),
             receiving: socket.receiving(),
         };

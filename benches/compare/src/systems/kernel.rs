@@ -2,36 +2,47 @@
 
 use std::fmt::Write as _;
 
-use super::{Setup, System};
-use crate::bed::{self, Bed, UNDERLAY};
-use crate::plan::{Case, Source};
+use super::System;
+use crate::bed::{self, UNDERLAY};
+use crate::host::Host;
+use crate::node::Node;
+use crate::plan::Case;
 
 const DEVICE: &str = "flannel.1";
 
 pub(crate) struct Kernel {
-    /// Asks the device's counters.
-    command: Vec<String>,
+    host: Host,
 }
 
-impl Kernel {
-    /// `steered`: has receive packet steering take packets to the processor where others poll. Else the kernel's work is
-    /// done where packets come from: by the sender's processor.
-    pub(crate) fn start(bed: &Bed, setup: &Setup, steered: bool) -> anyhow::Result<Self> {
-        bed.run("sysctl -qw net.ipv4.ip_forward=1")?;
-        let mut lines = format!(
+/// Makes the VXLAN device, without any other node.
+pub(crate) fn device(node: &Node) -> anyhow::Result<()> {
+    node.host.batch(
+        "ip",
+        &format!(
             "link add {DEVICE} address {} mtu {} type vxlan id {} dstport {} local {} dev {UNDERLAY} nolearning\n\
-             address add 10.244.1.0/32 dev {DEVICE}\nlink set {DEVICE} up\n",
-            bed::VTEP_MAC,
+             address add {}/32 dev {DEVICE}\nlink set {DEVICE} up\n",
+            node.vtep.mac,
             bed::POD_MTU,
             bed::VNI,
             bed::VXLAN_PORT,
-            bed::NODE,
-        );
+            node.vtep.address,
+            node.prefix,
+        ),
+    )
+}
+
+impl Kernel {
+    pub(crate) fn start(node: &Node) -> anyhow::Result<Self> {
+        node.host.run("sysctl -qw net.ipv4.ip_forward=1")?;
+        device(node)?;
+        let mut lines = String::new();
         let mut entries = String::new();
-        for node in 0..bed.shape.nodes() {
-            let (via, mac) = (bed::prefix(node), bed::far_vtep_mac(node));
-            for n in bed.shape.prefixes_of(node) {
-                let prefix = bed::prefix(n);
+        for other in &node.others {
+            let mac = other.vtep.mac;
+            let Some(via) = other.prefixes.first() else {
+                continue;
+            };
+            for prefix in &other.prefixes {
                 writeln!(lines, "route add {prefix}/24 via {via} dev {DEVICE} onlink")?;
             }
             writeln!(
@@ -41,44 +52,50 @@ impl Kernel {
             writeln!(
                 entries,
                 "fdb append {mac} dev {DEVICE} dst {}",
-                bed::far(node)
+                other.vtep.address
             )?;
         }
-        for pod in bed.shape.pods() {
-            let (address, device) = (pod.address(), pod.host_interface());
+        for pod in &node.pods {
+            let (address, device, mac) = (pod.address, &pod.interface, pod.mac);
             writeln!(lines, "route add {address}/32 dev {device}")?;
-            let mac = pod.mac();
             writeln!(
                 lines,
                 "neighbour add {address} lladdr {mac} dev {device} nud permanent"
             )?;
         }
-        bed.batch("ip", &lines)?;
-        bed.batch("bridge", &entries)?;
-        let devices = bed.shape.pods().map(bed::Pod::host_interface);
-        for device in devices.chain([UNDERLAY.to_owned()]) {
-            if setup.source == Source::Frames {
-                bed.run(&format!("ethtool -K {device} gro on"))?;
-            }
-            if steered {
-                let mask = format!("{:x}", 1u64 << setup.cpu);
-                bed.write_sys(&format!("{device}/queues/rx-0/rps_cpus"), &mask)?;
-            }
-        }
+        node.host.batch("ip", &lines)?;
+        node.host.batch("bridge", &entries)?;
         Ok(Self {
-            command: bed.words(&format!("ip -json -stats link show {DEVICE}")),
+            host: node.host.clone(),
         })
+    }
+
+    /// Has receive packet steering take packets to this processor. Else the kernel's work is done where packets come
+    /// from: by the sender's processor.
+    pub(crate) fn steered(self, node: &Node, cpu: usize) -> anyhow::Result<Self> {
+        let mask = format!("{:x}", 1u64 << cpu);
+        for device in node.devices() {
+            let file = format!("{device}/queues/rx-0/rps_cpus");
+            node.host.write_sys(&file, &mask)?;
+        }
+        Ok(self)
+    }
+
+    fn counted(&self, case: Case) -> anyhow::Result<(u64, u64)> {
+        let way = match case {
+            Case::Encap => "tx",
+            Case::Decap => "rx",
+        };
+        self.host.counted(DEVICE, way)
     }
 }
 
 impl System for Kernel {
     fn carried(&mut self, case: Case) -> anyhow::Result<Option<u64>> {
-        let text = bed::run_words(&self.command)?;
-        let all: serde_json::Value = serde_json::from_str(&text)?;
-        let way = match case {
-            Case::Encap => "tx",
-            Case::Decap => "rx",
-        };
-        Ok(all[0]["stats64"][way]["packets"].as_u64())
+        Ok(Some(self.counted(case)?.0))
+    }
+
+    fn carried_bytes(&mut self, case: Case) -> anyhow::Result<Option<u64>> {
+        Ok(Some(self.counted(case)?.1))
     }
 }

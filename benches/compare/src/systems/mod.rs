@@ -1,13 +1,14 @@
 //! What is compared.
 
 mod bare;
+mod hooks;
 mod kernel;
 mod ovs;
 mod programs;
+mod variant;
 mod viaduct;
-mod xdp;
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use anyhow::bail;
 use nix::sys::signal::{Signal, kill};
@@ -15,9 +16,11 @@ use nix::unistd::Pid;
 use viaduct_encap::{Tunnel, TunnelParams, Vni, ethernet};
 
 use crate::bed::{self, Bed};
+use crate::node::{Node, Vtep};
 use crate::plan::{Case, Source};
 
 pub(crate) use programs::Reflector;
+pub(crate) use variant::Variant;
 
 /// Bytes that are pushed in front of a pod's packet.
 pub(crate) const OUTER_LEN: usize = 50;
@@ -27,6 +30,8 @@ pub(crate) const PUSHED_LEN: usize = 64;
 /// The systems, in the order of reports.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, clap::ValueEnum)]
 pub(crate) enum Kind {
+    /// Pods that are joined by a bare veth pair: the limit of all, between sockets only
+    None,
     /// The kernel's VXLAN device, as flannel sets it up
     Kernel,
     /// The same with receive packet steering, at the base points only
@@ -37,32 +42,42 @@ pub(crate) enum Kind {
     Bare,
     /// Push and pull in XDP, with redirect
     Xdp,
+    /// Push and pull in tc hooks, with redirect
+    Tcx,
     /// This router
     Viaduct,
     /// This router with busy polling, at the base points only
     ViaductBusy,
+    /// This router with another configuration
+    #[value(skip)]
+    Variant(&'static Variant),
 }
 
 impl Kind {
-    pub(crate) const ALL: [Self; 7] = [
+    pub(crate) const ALL: [Self; 9] = [
+        Self::None,
         Self::Kernel,
         Self::KernelRps,
         Self::Ovs,
         Self::Bare,
         Self::Xdp,
+        Self::Tcx,
         Self::Viaduct,
         Self::ViaductBusy,
     ];
 
-    pub(crate) const fn name(self) -> &'static str {
+    pub(crate) fn name(self) -> &'static str {
         match self {
+            Self::None => "none",
             Self::Kernel => "kernel",
             Self::KernelRps => "kernel-rps",
             Self::Ovs => "ovs",
             Self::Bare => "bare",
             Self::Xdp => "xdp",
+            Self::Tcx => "tcx",
             Self::Viaduct => "viaduct",
             Self::ViaductBusy => "viaduct-busy",
+            Self::Variant(variant) => &variant.name,
         }
     }
 
@@ -71,10 +86,34 @@ impl Kind {
         matches!(self, Self::KernelRps | Self::ViaductBusy)
     }
 
+    /// Whether frames of a generator are sent through it.
+    pub(crate) const fn carries_frames(self) -> bool {
+        !matches!(self, Self::None)
+    }
+
+    /// Whether it works behind XDP, on the kernel's own packets.
+    const fn is_in_the_stack(self) -> bool {
+        matches!(self, Self::Kernel | Self::KernelRps | Self::Tcx)
+    }
+
+    /// Whether it joins the sockets of pods.
+    pub(crate) const fn joins_sockets(self) -> bool {
+        matches!(
+            self,
+            Self::None | Self::Kernel | Self::Tcx | Self::Viaduct | Self::Variant(_)
+        )
+    }
+
     /// Threads that forward packets and do nothing else; what has none works in the kernel's softirqs.
     pub(crate) const fn workers(self) -> Option<u32> {
         match self {
-            Self::Kernel | Self::KernelRps | Self::Xdp => None,
+            // A variant's configuration says how many.
+            Self::None
+            | Self::Kernel
+            | Self::KernelRps
+            | Self::Xdp
+            | Self::Tcx
+            | Self::Variant(_) => None,
             Self::Ovs | Self::Bare | Self::Viaduct | Self::ViaductBusy => Some(1),
         }
     }
@@ -98,6 +137,11 @@ pub(crate) trait System {
     /// Packets that it says it has sent on, this way; none when it does not count.
     fn carried(&mut self, case: Case) -> anyhow::Result<Option<u64>>;
 
+    /// The same in bytes, of IP packets at least; none when it does not count them.
+    fn carried_bytes(&mut self, _case: Case) -> anyhow::Result<Option<u64>> {
+        Ok(None)
+    }
+
     /// Whether counting takes seconds.
     fn counts_slowly(&self) -> bool {
         false
@@ -114,15 +158,46 @@ pub(crate) trait System {
     }
 }
 
+/// The busy router's configuration.
+const BUSY: &str = "workers.polling = \"busy\"";
+
 pub(crate) fn start(kind: Kind, bed: &Bed, setup: &Setup) -> anyhow::Result<Box<dyn System>> {
+    let node = bed.as_node();
+    if setup.source == Source::Frames && kind.is_in_the_stack() {
+        node.take_frames()?;
+    }
+    let kernel = || kernel::Kernel::start(&node);
+    let viaduct = |extra: &str| {
+        let cpus = format!("workers.cpus = [{}]", setup.cpu);
+        viaduct::Viaduct::start(&node, &setup.viaduct, &[&cpus, extra])
+    };
     Ok(match kind {
-        Kind::Kernel => Box::new(kernel::Kernel::start(bed, setup, false)?),
-        Kind::KernelRps => Box::new(kernel::Kernel::start(bed, setup, true)?),
+        Kind::None => bail!("nothing carries frames there"),
+        Kind::Kernel => Box::new(kernel()?),
+        Kind::KernelRps => Box::new(kernel()?.steered(&node, setup.cpu)?),
         Kind::Ovs => Box::new(ovs::OpenVswitch::start(bed, setup)?),
         Kind::Bare => Box::new(bare::Bare::start(bed, setup)?),
-        Kind::Xdp => Box::new(xdp::XdpOnly::start(bed)?),
-        Kind::Viaduct => Box::new(viaduct::Viaduct::start(bed, setup, "adaptive")?),
-        Kind::ViaductBusy => Box::new(viaduct::Viaduct::start(bed, setup, "busy")?),
+        Kind::Xdp => Box::new(hooks::Hooks::xdp(&node)?),
+        Kind::Tcx => Box::new(hooks::Hooks::tcx(&node)?),
+        Kind::Viaduct => Box::new(viaduct("")?),
+        Kind::ViaductBusy => Box::new(viaduct(BUSY)?),
+        Kind::Variant(variant) => Box::new(viaduct(&variant.toml)?),
+    })
+}
+
+/// Starts a system at one of two nodes, with whatever processors it may choose itself.
+pub(crate) fn start_at(kind: Kind, node: &Node, viaduct: &Path) -> anyhow::Result<Box<dyn System>> {
+    let router = |extra: &[&str]| viaduct::Viaduct::start(node, viaduct, extra);
+    Ok(match kind {
+        Kind::Kernel => Box::new(kernel::Kernel::start(node)?),
+        Kind::Tcx => {
+            // As on a node of flannel's: with its socket there, the underlay's GRO merges what is in tunnels.
+            kernel::device(node)?;
+            Box::new(hooks::Hooks::tcx(node)?)
+        }
+        Kind::Viaduct => Box::new(router(&[])?),
+        Kind::Variant(variant) => Box::new(router(&[&variant.toml])?),
+        _ => bail!("{} joins no sockets", kind.name()),
     })
 }
 
@@ -144,22 +219,23 @@ pub(crate) struct Outer {
 }
 
 impl Outer {
-    pub(crate) fn new() -> anyhow::Result<Self> {
+    pub(crate) fn new(from: &Vtep, to: &Vtep) -> anyhow::Result<Self> {
         let Some(vni) = Vni::new(bed::VNI) else {
             bail!("no VNI")
         };
         let tunnel = Tunnel::new(&TunnelParams {
-            outer_source_mac: bed::NODE_MAC,
-            outer_destination_mac: bed::FAR_MAC,
-            source: bed::NODE.into(),
-            destination: bed::far(0).into(),
+            outer_source_mac: from.underlay_mac,
+            outer_destination_mac: to.underlay_mac,
+            source: from.address.into(),
+            destination: to.address.into(),
             udp_port: bed::VXLAN_PORT,
             udp_checksum6: false,
             vni,
-            inner_source_mac: bed::VTEP_MAC,
-            inner_destination_mac: bed::far_vtep_mac(0),
+            inner_source_mac: from.mac,
+            inner_destination_mac: to.mac,
             hop_limit: 64,
             dscp: viaduct_encap::ecn::Dscp::default(),
+            mtu: 1500,
         });
         let mut bytes = [0; PUSHED_LEN];
         if tunnel.write(&mut bytes, ethernet::IPV4, 0, 0).is_err() {

@@ -10,6 +10,7 @@ use anyhow::{Context, bail, ensure};
 
 use super::{Setup, System, stop_process};
 use crate::bed::{self, Bed, UNDERLAY};
+use crate::host::run;
 use crate::plan::Case;
 
 const SCHEMA: &str = "/usr/share/openvswitch/vswitch.ovsschema";
@@ -28,19 +29,17 @@ pub(crate) struct OpenVswitch {
 
 impl OpenVswitch {
     pub(crate) fn start(bed: &Bed, setup: &Setup) -> anyhow::Result<Self> {
-        let folder = bed.folder.path().join("ovs");
+        let folder = bed.hosts.folder.path().join("ovs");
         fs::create_dir(&folder).context("a folder")?;
         let mut ovs = Self {
             folder,
             daemons: Vec::new(),
         };
         let database = ovs.folder.join("conf.db");
-        bed::run(
-            Command::new("ovsdb-tool")
-                .arg("create")
-                .arg(&database)
-                .arg(SCHEMA),
-        )?;
+        run(Command::new("ovsdb-tool")
+            .arg("create")
+            .arg(&database)
+            .arg(SCHEMA))?;
         let socket = ovs.folder.join("db.sock");
         ovs.daemon(
             bed,
@@ -67,7 +66,7 @@ impl OpenVswitch {
 
     fn daemon(&mut self, bed: &Bed, program: &str, arguments: &[String]) -> anyhow::Result<()> {
         let folder = &self.folder;
-        let mut command = bed.command(program);
+        let mut command = bed.host.command(program);
         command.args(arguments).arg("--no-chdir");
         for (name, file) in [("unixctl", "ctl"), ("pidfile", "pid"), ("log-file", "log")] {
             command.arg(format!("--{name}={}/{program}.{file}", folder.display()));
@@ -111,10 +110,12 @@ impl OpenVswitch {
             )?;
         }
         self.vsctl(&words)?;
-        bed.run(&format!("ip address flush dev {UNDERLAY} scope global"))?;
-        bed.run(&format!("ip address add {}/16 dev br-phy", bed::NODE))?;
-        bed.run("ip link set br-phy up")?;
-        bed.run("ip link set br-int up")?;
+        bed.host
+            .run(&format!("ip address flush dev {UNDERLAY} scope global"))?;
+        bed.host
+            .run(&format!("ip address add {}/16 dev br-phy", bed::NODE))?;
+        bed.host.run("ip link set br-phy up")?;
+        bed.host.run("ip link set br-int up")?;
         for node in 0..bed.shape.nodes() {
             let words = format!("tnl/arp/set br-phy {} {}", bed::far(node), bed::FAR_MAC);
             self.appctl(&words)?;
@@ -151,7 +152,7 @@ impl OpenVswitch {
         fs::write(&file, flows).context("its flows")?;
         let mut command = Command::new("ovs-ofctl");
         command.env("OVS_RUNDIR", &self.folder);
-        bed::run(command.args(["add-flows", "br-int"]).arg(&file))?;
+        run(command.args(["add-flows", "br-int"]).arg(&file))?;
         Ok(())
     }
 
@@ -184,19 +185,17 @@ impl OpenVswitch {
         command
             .arg("--timeout=120")
             .arg(format!("--db=unix:{}/db.sock", self.folder.display()));
-        bed::run(command.args(words.split_whitespace()))?;
+        run(command.args(words.split_whitespace()))?;
         Ok(())
     }
 
     fn appctl(&self, words: &str) -> anyhow::Result<String> {
         let mut command = Command::new("ovs-appctl");
         let control = self.folder.join("ovs-vswitchd.ctl");
-        bed::run(
-            command
-                .arg("-t")
-                .arg(control)
-                .args(words.split_whitespace()),
-        )
+        run(command
+            .arg("-t")
+            .arg(control)
+            .args(words.split_whitespace()))
     }
 
     /// Packets of one way's flows.
@@ -207,7 +206,7 @@ impl OpenVswitch {
         };
         let mut command = Command::new("ovs-ofctl");
         command.env("OVS_RUNDIR", &self.folder);
-        let text = bed::run(command.args(["dump-aggregate", "br-int", cookie]))?;
+        let text = run(command.args(["dump-aggregate", "br-int", cookie]))?;
         let count = text
             .split_whitespace()
             .find_map(|w| w.strip_prefix("packet_count="));

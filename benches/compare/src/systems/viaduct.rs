@@ -2,15 +2,18 @@
 
 use std::fmt::Write as _;
 use std::fs;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, bail, ensure};
 use serde_json::Value;
 
-use super::{Setup, System, stop_process};
-use crate::bed::{self, Bed, UNDERLAY};
+use super::variant::merged;
+use super::{System, stop_process};
+use crate::bed::{self, UNDERLAY};
+use crate::host::run;
+use crate::node::Node;
 use crate::plan::Case;
 use crate::watchdog::BPFFS;
 
@@ -27,18 +30,21 @@ pub(crate) struct Viaduct {
 }
 
 impl Viaduct {
-    pub(crate) fn start(bed: &Bed, setup: &Setup, polling: &str) -> anyhow::Result<Self> {
+    /// `extra`: TOML that its configuration has in addition, one after the other.
+    pub(crate) fn start(node: &Node, program: &Path, extra: &[&str]) -> anyhow::Result<Self> {
         ensure!(
-            setup.viaduct.exists(),
+            program.exists(),
             "{} is missing: cargo build --release --bin viaduct",
-            setup.viaduct.display()
+            program.display()
         );
-        let folder = bed.folder.path().to_owned();
-        let file = folder.join("node.toml");
-        fs::write(&file, configuration(bed, setup, polling)?).context("its configuration")?;
-        let log = fs::File::create(folder.join("viaduct.log")).context("its log")?;
-        let child = bed
-            .command(&setup.viaduct.to_string_lossy())
+        let folder = node.folder.clone();
+        let file = folder.join(format!("{}.toml", node.name));
+        fs::write(&file, configuration(node, extra)?).context("its configuration")?;
+        let log_file = folder.join(format!("{}.log", node.name));
+        let log = fs::File::create(&log_file).context("its log")?;
+        let child = node
+            .host
+            .command(&program.to_string_lossy())
             .args(["run", "--config"])
             .arg(&file)
             .stdout(Stdio::null())
@@ -46,23 +52,23 @@ impl Viaduct {
             .spawn()
             .context("cannot run it")?;
         let mut viaduct = Self {
-            program: setup.viaduct.clone(),
+            program: program.to_owned(),
             folder,
-            node: bed.id.clone(),
+            node: node.name.clone(),
             child,
             passed: 0,
         };
-        viaduct.wait_for_ways(bed)?;
+        viaduct.wait_for_ways(node, &log_file)?;
         viaduct.others()?;
         Ok(viaduct)
     }
 
-    fn wait_for_ways(&mut self, bed: &Bed) -> anyhow::Result<()> {
+    fn wait_for_ways(&mut self, node: &Node, log: &Path) -> anyhow::Result<()> {
         let until = Instant::now() + PATIENCE;
         loop {
             let ended = self.child.try_wait()?.is_some();
             if ended || Instant::now() > until {
-                let log = fs::read_to_string(self.folder.join("viaduct.log")).unwrap_or_default();
+                let log = fs::read_to_string(log).unwrap_or_default();
                 let tail: Vec<_> = log.lines().rev().take(5).collect();
                 bail!("it is not ready: {}", tail.join(" | "));
             }
@@ -71,7 +77,7 @@ impl Viaduct {
                 .ok()
                 .map(|routes| resolved(&routes["routes"]));
             let ports = self.ask("ports").ok().map(|ports| up(&ports["ports"]));
-            let wanted = (bed.shape.routes as usize, bed.shape.pods as usize + 1);
+            let wanted = (node.routes(), node.pods.len() + 1);
             if known == Some(wanted.0) && ports == Some(wanted.1) {
                 return Ok(());
             }
@@ -84,7 +90,20 @@ impl Viaduct {
         let command = command
             .args([what, "--json", "--node", &self.node, "--directory"])
             .arg(&self.folder);
-        Ok(serde_json::from_str(&bed::run(command)?)?)
+        Ok(serde_json::from_str(&run(command)?)?)
+    }
+}
+
+impl Viaduct {
+    /// What it has sent on this way, by its own count.
+    fn sent(&self, case: Case, what: &str) -> anyhow::Result<u64> {
+        let ports = self.ask("ports")?;
+        let ports = ports["ports"].as_array().context("no ports")?;
+        let of = |port: &&Value| (port["name"] == "underlay") == (case == Case::Encap);
+        let sent = ports.iter().filter(of);
+        // By workers, and by hooks in tc.
+        let tiers = sent.flat_map(|port| [&port[what], &port["hooks"][what]]);
+        Ok(tiers.filter_map(Value::as_u64).sum())
     }
 }
 
@@ -99,16 +118,12 @@ fn up(ports: &Value) -> usize {
 }
 
 impl System for Viaduct {
-    /// By its workers: what they have sent on, by port.
     fn carried(&mut self, case: Case) -> anyhow::Result<Option<u64>> {
-        let ports = self.ask("ports")?;
-        let ports = ports["ports"].as_array().context("no ports")?;
-        let of = |port: &&Value| (port["name"] == "underlay") == (case == Case::Encap);
-        let sent = ports
-            .iter()
-            .filter(of)
-            .filter_map(|p| p["tx_packets"].as_u64());
-        Ok(Some(sent.sum()))
+        self.sent(case, "tx_packets").map(Some)
+    }
+
+    fn carried_bytes(&mut self, case: Case) -> anyhow::Result<Option<u64>> {
+        self.sent(case, "tx_bytes").map(Some)
     }
 
     fn others(&mut self) -> anyhow::Result<u64> {
@@ -131,42 +146,37 @@ impl Drop for Viaduct {
     }
 }
 
-fn configuration(bed: &Bed, setup: &Setup, polling: &str) -> anyhow::Result<String> {
+fn configuration(node: &Node, extra: &[&str]) -> anyhow::Result<String> {
     let mut text = format!(
-        "[node]\nname = \"{id}\"\n[underlay]\ninterface = \"{UNDERLAY}\"\n\
-         [workers]\ncount = 1\ncpus = [{cpu}]\npolling = \"{polling}\"\n\
-         [runtime]\ndirectory = \"{folder}\"\nbpffs = \"{BPFFS}/{id}\"\n\
+        "[node]\nname = \"{name}\"\n[underlay]\ninterface = \"{UNDERLAY}\"\n\
+         [workers]\ncount = 1\n\
+         [runtime]\ndirectory = \"{folder}\"\nbpffs = \"{BPFFS}/{name}\"\n\
          [[networks]]\nname = \"default\"\nvni = {vni}\nport = {port}\nvtep_mac = \"{vtep}\"\n\
-         pod_prefixes = [\"10.244.1.0/24\"]\ncluster_prefixes = [\"10.0.0.0/8\"]\n",
-        id = bed.id,
-        cpu = setup.cpu,
-        folder = bed.folder.path().display(),
+         pod_prefixes = [\"{prefix}/24\"]\ncluster_prefixes = [\"10.0.0.0/8\"]\n",
+        name = node.name,
+        folder = node.folder.display(),
         vni = bed::VNI,
         port = bed::VXLAN_PORT,
-        vtep = bed::VTEP_MAC,
+        vtep = node.vtep.mac,
+        prefix = node.prefix,
     );
-    for pod in bed.shape.pods() {
+    for pod in &node.pods {
         write!(
             text,
             "[[pods]]\ninterface = \"{}\"\naddresses = [\"{}\"]\nmac = \"{}\"\n",
-            pod.host_interface(),
-            pod.address(),
-            pod.mac()
+            pod.interface, pod.address, pod.mac
         )?;
     }
-    for node in 0..bed.shape.nodes() {
-        let prefixes: Vec<_> = bed
-            .shape
-            .prefixes_of(node)
-            .map(|n| format!("\"{}/24\"", bed::prefix(n)))
-            .collect();
+    for other in &node.others {
+        let prefixes = other.prefixes.iter();
+        let prefixes: Vec<_> = prefixes.map(|p| format!("\"{p}/24\"")).collect();
         write!(
             text,
             "[[routes]]\nprefixes = [{}]\nvtep = \"{}\"\nvtep_mac = \"{}\"\n",
             prefixes.join(", "),
-            bed::far(node),
-            bed::far_vtep_mac(node)
+            other.vtep.address,
+            other.vtep.mac
         )?;
     }
-    Ok(text)
+    merged(&text, extra)
 }

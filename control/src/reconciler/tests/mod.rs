@@ -1,10 +1,13 @@
 //! The reconciler with made-up observations, a recording data plane and a real table.
 
+mod changes;
+mod mtu;
 mod ports;
 mod routes;
 
 use std::collections::BTreeMap;
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv4Addr};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use viaduct_encap::{Tunnel, TunnelParams, Vni};
@@ -13,13 +16,13 @@ use viaduct_fib::{NetworkId, NextHopState, PortId, Publisher, ReaderFactory, Tun
 use super::port::Port;
 use super::routes::Probe;
 use super::{Observed, Reconciler};
-use crate::error::AgentError;
 use crate::kernel::NeighbourState;
-use crate::observe::{ObservedUnderlay, ObservedVtep};
+use crate::observe::{ObservedPort, ObservedUnderlay, ObservedVtep};
 use crate::options::AgentOptions;
-use crate::status::{PortState, RouteState};
+use crate::status::{AgentStatus, MtuBy, PortState, RouteState};
 use crate::testing::{
-    Log, Recorder, UNDERLAY, VTEP, link, mac, no_pod, options, path, pod, underlay, vtep,
+    Log, Recorder, UNDERLAY, VTEP, link, mac, no_pod, on_underlay, options, path, pod, underlay,
+    vtep,
 };
 
 const UP: [&str; 7] = [
@@ -45,13 +48,18 @@ struct Node {
 fn observed() -> Observed {
     Observed {
         underlay: underlay(),
-        ports: vec![pod(11), pod(12)],
         vteps: BTreeMap::from([(VTEP.into(), vtep(NeighbourState::Valid, mac(0xb2)))]),
         host: Vec::new(),
     }
 }
 
-fn try_start(options: AgentOptions, observed: &Observed, log: Log) -> Result<Node, AgentError> {
+/// Starts, and looks at the pods.
+fn start_with(
+    options: AgentOptions,
+    observed: &Observed,
+    pods: &[ObservedPort; 2],
+    log: Log,
+) -> Node {
     let (publisher, readers) = Publisher::new();
     let data_plane = Recorder {
         log: log.clone(),
@@ -59,17 +67,26 @@ fn try_start(options: AgentOptions, observed: &Observed, log: Log) -> Result<Nod
         own: String::new(),
     };
     let now = Instant::now();
-    let reconciler = Reconciler::start(options, publisher, data_plane, observed, now)?;
-    Ok(Node {
+    let reconciler = Reconciler::start(options, publisher, data_plane, observed, now).unwrap();
+    let mut node = Node {
         reconciler,
         readers,
         log,
         now,
-    })
+    };
+    for (id, pod) in (1..).map(PortId).zip(pods) {
+        node.reconciler.observe_port(id, pod, now);
+    }
+    node.settle();
+    node
+}
+
+fn start_of(options: AgentOptions, observed: &Observed) -> Node {
+    start_with(options, observed, &[pod(11), pod(12)], Log::default())
 }
 
 fn start() -> Node {
-    let node = try_start(options(), &observed(), Log::default()).unwrap();
+    let node = start_of(options(), &observed());
     assert_eq!(node.log.take(), UP);
     settle_ports(node)
 }
@@ -88,13 +105,6 @@ fn settle_ports(mut node: Node) -> Node {
             return node;
         }
         node.now += 16 * MS;
-    }
-}
-
-fn start_error(observed: &Observed, log: &Log) -> String {
-    match try_start(options(), observed, log.clone()) {
-        Ok(_) => panic!("it should not start"),
-        Err(error) => error.to_string(),
     }
 }
 
@@ -119,8 +129,20 @@ impl Node {
         self.reconciler.status().get().ports[0].state.clone()
     }
 
-    fn see_port(&mut self, observed: &crate::observe::ObservedPort) {
+    fn status(&mut self) -> Arc<AgentStatus> {
+        self.settle();
+        self.reconciler.status().get()
+    }
+
+    fn see_port(&mut self, observed: &ObservedPort) {
         self.reconciler.observe_port(PortId(1), observed, self.now);
+    }
+
+    /// What the status says of the first route.
+    fn route_state(&mut self) -> RouteState {
+        self.settle();
+        let status = self.reconciler.status().get();
+        status.routes.first().unwrap().state
     }
 
     fn see_vtep(&mut self, observed: &ObservedVtep) {
@@ -130,6 +152,10 @@ impl Node {
 }
 
 fn tunnel(outer_source: u8, outer_destination: u8) -> NextHopState {
+    tunnel_of(outer_source, outer_destination, 1500)
+}
+
+fn tunnel_of(outer_source: u8, outer_destination: u8, mtu: u16) -> NextHopState {
     NextHopState::Resolved(Tunnel::new(&TunnelParams {
         outer_source_mac: mac(outer_source),
         outer_destination_mac: mac(outer_destination),
@@ -142,5 +168,6 @@ fn tunnel(outer_source: u8, outer_destination: u8) -> NextHopState {
         inner_destination_mac: mac(0xa2),
         hop_limit: 64,
         dscp: viaduct_encap::ecn::Dscp::default(),
+        mtu,
     }))
 }

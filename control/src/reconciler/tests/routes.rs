@@ -12,9 +12,8 @@ fn next_hops_follow_the_neighbour() {
     node.see_vtep(&vtep(NeighbourState::Failed, mac(0xb3)));
     node.settle();
     assert_eq!(node.next_hop(), NextHopState::Unresolved);
-    let status = node.reconciler.status().get();
-    let RouteState::Unresolved { reason } = &status.routes[0].state else {
-        panic!("{status:?}");
+    let RouteState::Unresolved { reason } = node.route_state() else {
+        panic!("{:?}", node.route_state());
     };
     assert!(reason.contains("failed"), "{reason}");
 }
@@ -48,6 +47,7 @@ fn nodes_behind_one_router_are_one_neighbour() {
     let router: IpAddr = [192, 0, 2, 254].into();
     let seen = ObservedVtep {
         paths: vec![path(Some(router), NeighbourState::Incomplete, mac(0xb2))],
+        ..vtep(NeighbourState::Incomplete, mac(0xb2))
     };
     let mut options = options();
     let mut other = options.routes[0].clone();
@@ -60,7 +60,7 @@ fn nodes_behind_one_router_are_one_neighbour() {
         .iter()
         .map(|r| (r.vtep, seen.clone()))
         .collect();
-    let mut node = try_start(options, &observed, Log::default()).unwrap();
+    let mut node = start_of(options, &observed);
     let probe = Probe {
         interface: UNDERLAY,
         address: router,
@@ -78,6 +78,7 @@ fn flows_are_spread_over_ways_of_equal_cost_that_answer() {
             path(Some(routers[0]), NeighbourState::Valid, mac(0xc1)),
             path(Some(routers[1]), second, mac(0xc2)),
         ],
+        ..vtep(second, mac(0xc2))
     };
     let mut node = start();
     node.see_vtep(&ways(NeighbourState::Valid));
@@ -90,7 +91,7 @@ fn flows_are_spread_over_ways_of_equal_cost_that_answer() {
         other => panic!("{other:?}"),
     };
     assert_eq!(slots[..], [of(0xc1), of(0xc2)]);
-    let RouteState::Resolved { next_hops } = &node.reconciler.status().get().routes[0].state else {
+    let RouteState::Resolved { next_hops, .. } = node.route_state() else {
         panic!("unresolved");
     };
     assert_eq!(next_hops.len(), 2);
@@ -121,16 +122,7 @@ fn tunnels_and_mtu_follow_the_underlay() {
     changed.link = Some(interface);
     node.reconciler.observe_underlay(&changed, node.now);
     node.settle();
-    assert_eq!(node.next_hop(), tunnel(0xe5, 0xb2));
-    let mtu = |node: &Node| {
-        node.readers
-            .reader()
-            .load()
-            .network(NetworkId(0))
-            .unwrap()
-            .underlay_mtu
-    };
-    assert_eq!(mtu(&node), 9000);
+    assert_eq!(node.next_hop(), tunnel_of(0xe5, 0xb2, 9000));
 
     changed.addresses.clear();
     node.reconciler.observe_underlay(&changed, node.now);
@@ -139,13 +131,73 @@ fn tunnels_and_mtu_follow_the_underlay() {
     changed.addresses = underlay().addresses;
     node.reconciler.observe_underlay(&changed, node.now);
     node.settle();
-    assert_eq!(node.next_hop(), tunnel(0xe5, 0xb2));
+    assert_eq!(node.next_hop(), tunnel_of(0xe5, 0xb2, 9000));
+}
+
+#[test]
+fn a_route_that_comes_is_used_when_its_neighbour_answers_and_not_a_second_later() {
+    let probe = Probe {
+        interface: UNDERLAY,
+        address: VTEP.into(),
+    };
+    let mut node = start();
+    node.see_vtep(&ObservedVtep::default());
+    node.reconciler.due_probes(node.now);
+    node.now += 10 * MS;
+    node.see_vtep(&vtep(NeighbourState::Incomplete, mac(0xb2)));
+    assert_eq!(node.reconciler.due_probes(node.now), [probe], "at once");
+    // Another gateway is somebody else to ask.
+    let router: IpAddr = [192, 0, 2, 254].into();
+    let seen = ObservedVtep {
+        paths: vec![path(Some(router), NeighbourState::Incomplete, mac(0xb2))],
+        ..vtep(NeighbourState::Incomplete, mac(0xb2))
+    };
+    node.see_vtep(&seen);
+    let asked = node.reconciler.due_probes(node.now);
+    assert_eq!(asked.len(), 1);
+    assert_eq!(asked[0].address, router);
+}
+
+#[test]
+fn only_nodes_that_a_change_concerns_are_asked_for() {
+    let mut options = options();
+    for n in [3, 4] {
+        let mut other = options.routes[0].clone();
+        other.vtep = [198, 51, 100, n].into();
+        other.prefixes = vec![format!("10.42.{n}.0/24").parse().unwrap()];
+        options.routes.push(other);
+    }
+    let mut observed = observed();
+    let known = vtep(NeighbourState::Valid, mac(0xb2));
+    let mut elsewhere = known.clone();
+    elsewhere.interfaces = vec![7];
+    let last: IpAddr = [198, 51, 100, 4].into();
+    observed.vteps.insert([198, 51, 100, 3].into(), known);
+    observed.vteps.insert(last, elsewhere);
+    let mut node = start_of(options, &observed);
+    let inside = |node: &Node, prefix: &str| {
+        let prefix = prefix.parse().unwrap();
+        node.reconciler.vteps_in(prefix).count()
+    };
+    assert_eq!(inside(&node, "0.0.0.0/0"), 3);
+    assert_eq!(inside(&node, "198.51.100.0/24"), 2);
+    assert_eq!(inside(&node, "192.0.2.2/32"), 1);
+    assert_eq!(inside(&node, "192.0.2.0/31"), 0);
+    assert_eq!(inside(&node, "::/0"), 0);
+    let by = |node: &Node, interface| node.reconciler.vteps_by(interface).collect::<Vec<_>>();
+    assert_eq!(by(&node, 7), [last]);
+    assert_eq!(by(&node, 8), [] as [IpAddr; 0]);
+    // Without any route each interface may bring one.
+    let now = node.now;
+    node.reconciler
+        .observe_vtep(last, &ObservedVtep::default(), now);
+    assert_eq!(by(&node, 8), [last]);
 }
 
 #[test]
 fn an_underlay_that_was_replaced_is_taken_anew() {
     let mut node = start();
-    node.reconciler.underlay_removed(node.now);
+    node.reconciler.link_removed(UNDERLAY, node.now);
     node.settle();
     assert_eq!(node.next_hop(), NextHopState::Unresolved);
     assert_eq!(node.log.take(), ["no underlay"]);
@@ -199,10 +251,10 @@ fn the_nodes_address_is_followed_unless_it_is_fixed() {
     let mut node = start();
     let mut moved = underlay();
     let other: IpAddr = [192, 0, 2, 77].into();
-    moved.addresses.insert(0, other);
+    moved.addresses = on_underlay(&["192.0.2.77/24", "192.0.2.1/24"]);
     node.reconciler.observe_underlay(&moved, node.now);
     assert!(node.log.take().is_empty(), "kept while it is there");
-    moved.addresses = vec![other];
+    moved.addresses = on_underlay(&["192.0.2.77/24"]);
     node.reconciler.observe_underlay(&moved, node.now);
     assert_eq!(node.log.take(), ["own 192.0.2.77"]);
     let status = |node: &mut Node| {
@@ -213,7 +265,7 @@ fn the_nodes_address_is_followed_unless_it_is_fixed() {
 
     let mut options = options();
     options.underlay.fixed = options.underlay.addresses;
-    let mut node = try_start(options, &observed(), Log::default()).unwrap();
+    let mut node = start_of(options, &observed());
     node.log.take();
     node.reconciler.observe_underlay(&moved, node.now);
     assert!(node.log.take().is_empty());

@@ -1,0 +1,616 @@
+// SPDX-License-Identifier: GPL-2.0 OR Apache-2.0 OR MIT
+//
+// Hooks in tc. The first tier: what is settled is checked, rewritten and sent on where it arrives. It
+// drops nothing but what it has begun to rewrite and cannot end. Everything else is handed over
+// untouched, and the rules of the pinholes say to whom: to a worker by the trunk, or to the kernel.
+#include <linux/if_packet.h>
+#include <linux/pkt_cls.h>
+
+#include "rules.h"
+#include "settled.h"
+#include "trunk.h"
+
+// The first one that is configured, which the kernel carries, too.
+#define DEFAULT_NETWORK 0
+// Flows that are told apart where merged packets go another way.
+#define FLOWS_APART 4096
+// For how long a packet may be on its way through the kernel's VXLAN device: queues of one softirq.
+#define ON_THE_WAY_NS 4000000
+
+// The kernel's VXLAN device over IPv4 (0) and over IPv6 (1).
+struct {
+	__uint(type, BPF_MAP_TYPE_HASH);
+	__uint(max_entries, 2);
+	__type(key, __u32);
+	__type(value, __u32);
+} overlays SEC(".maps");
+
+// When a merged packet of a flow came last.
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(max_entries, FLOWS_APART);
+	__type(key, __u32);
+	__type(value, __u64);
+} merged_at SEC(".maps");
+
+// TCX_NEXT, and with clsact TC_ACT_UNSPEC: the next program's, or the stack's.
+#define HAND_OVER (-1)
+// A packet that the kernel's VXLAN device takes apart, and the hook there delivers.
+#define BY_OVERLAY (-2)
+#define OVERLAY_MARK 0x76647578
+// As many bytes as the rules look at: a tunnel packet's headers, up to the inner transport's.
+#define HEADERS 160
+#define PUSH (BPF_F_ADJ_ROOM_FIXED_GSO | BPF_F_ADJ_ROOM_NO_CSUM_RESET | \
+	      BPF_F_ADJ_ROOM_ENCAP_L4_UDP | BPF_F_ADJ_ROOM_ENCAP_L2_ETH | \
+	      BPF_F_ADJ_ROOM_ENCAP_L2(ETH_HLEN))
+#define LONGEST_INNER (0xffff - HEADER_V6)
+// Of kernel 6.4 (include/uapi/linux/bpf.h); headers of user space may be older.
+#define DECAP_L3_IPV4 (1ULL << 7)
+#define DECAP_L3_IPV6 (1ULL << 8)
+// Bytes of the outer header that are looked at in front of the inner Ethernet header.
+#define VXLAN_BEHIND_UDP (sizeof(struct udphdr) + sizeof(struct vxlan))
+
+// The longest IP packet on the wire that comes of this one: of its segments, where the kernel or the
+// device is still to cut it. How many they are is noted: a change of the packet's room forgets it.
+static __always_inline __u32 on_the_wire(struct __sk_buff *skb, void *ip, void *end, struct inner *in)
+{
+	__u8 *offset = ip + in->header + 12;
+	__u32 headers = in->header + UDP_LEN;
+
+	in->packets = 1;
+	in->bytes = in->length;
+	if (!skb->gso_size)
+		return in->length;
+	if (in->protocol == IPPROTO_TCP) {
+		if ((void *)(offset + 1) > end)
+			return in->length;
+		headers = in->header + (*offset >> 4) * 4;
+	}
+	if (in->length > headers + skb->gso_size) {
+		in->packets = (in->length - headers - 1) / skb->gso_size + 1;
+		in->bytes += (in->packets - 1) * headers;
+	}
+	return headers + skb->gso_size;
+}
+
+// What was read stands here still, after a change that made all pointers void.
+static __always_inline bool has_header(void *ip, void *end, const struct inner *in)
+{
+	if (in->v6)
+		return ip + sizeof(struct ipv6hdr) <= end;
+	return ip + sizeof(struct iphdr) <= end;
+}
+
+// A word of an IPv6 header has changed. A sum over the whole packet, which a NIC or the kernel may have
+// made (CHECKSUM_COMPLETE), follows. IPv4's own checksum makes up for what changes in its header.
+static __always_inline void changed_v6(struct __sk_buff *skb, __u16 before, __u16 after)
+{
+	bpf_csum_update(skb, (__u32)(__u16)~before + after);
+}
+
+// One hop less. The header is known to be there, and to have one.
+static __always_inline void take_hop(struct __sk_buff *skb, struct inner *in, void *ip)
+{
+	struct ipv6hdr *ip6 = ip;
+	struct iphdr *ip4 = ip;
+	__u16 before;
+
+	if (in->v6) {
+		before = *(__u16 *)&ip6->nexthdr;
+		ip6->hop_limit--;
+		changed_v6(skb, before, *(__u16 *)&ip6->nexthdr);
+		return;
+	}
+	before = *(__u16 *)&ip4->ttl;
+	ip4->ttl--;
+	change_v4(ip4, before, *(__u16 *)&ip4->ttl);
+}
+
+// Sends a packet to a pod of this node.
+static __always_inline int deliver(struct __sk_buff *skb, struct inner *in, __u32 from,
+				   const struct numbered *to)
+{
+	void *data = (void *)(long)skb->data, *end = (void *)(long)skb->data_end;
+	struct ethhdr *eth = data;
+
+	if (!has_header(eth + 1, end, in))
+		return TC_ACT_SHOT;
+	take_hop(skb, in, eth + 1);
+	__builtin_memcpy(eth->h_dest, to->port->mac, 6);
+	__builtin_memcpy(eth->h_source, to->port->gateway_mac, 6);
+	count(from, RECEIVED, in);
+	count(to->id, SENT, in);
+	// From the underlay with another node's VTEP MAC, it was nobody's.
+	bpf_skb_change_type(skb, PACKET_HOST);
+	return bpf_redirect_peer(to->port->ifindex, 0);
+}
+
+// What differs from packet to packet of an outer header over IPv4 (encap/src/tunnel.rs).
+static __always_inline void patch_v4(void *header, const struct inner *in, __u8 tos, __u16 port)
+{
+	struct iphdr *ip = header + sizeof(struct ethhdr);
+	struct udphdr *udp = (void *)(ip + 1);
+	__u32 length = in->length + HEADER_V4 - ETH_HLEN;
+
+	ip->tos = tos;
+	ip->tot_len = bpf_htons(length);
+	ip->check = 0;
+	ip->check = ~fold(sum_v4(ip));
+	udp->source = bpf_htons(port);
+	udp->len = bpf_htons(length - sizeof(*ip));
+}
+
+// Over IPv6, whose flow label carries the flow's hash, too (RFC 6438).
+static __always_inline void patch_v6(void *header, const struct inner *in, __u8 tos, __u16 port)
+{
+	struct ipv6hdr *ip = header + sizeof(struct ethhdr);
+	struct udphdr *udp = (void *)(ip + 1);
+	__u32 length = in->length + HEADER_V6 - ETH_HLEN - sizeof(*ip);
+
+	*(__be32 *)ip = bpf_htonl(0x60000000 | (__u32)tos << 20 | port);
+	ip->payload_len = bpf_htons(length);
+	udp->source = bpf_htons(port);
+	udp->len = bpf_htons(length);
+}
+
+static __always_inline __u16 kind_of(const struct inner *in)
+{
+	return in->v6 ? bpf_htons(ETH_P_IPV6) : bpf_htons(ETH_P_IP);
+}
+
+// Puts an outer header in front of the inner packet. Its size and version are constants here.
+static __always_inline int encapsulate(struct __sk_buff *skb, struct inner *in,
+				       const struct way *way, __u8 tos, __u16 port, bool over_v6)
+{
+	const __u32 length = over_v6 ? HEADER_V6 : HEADER_V4;
+	__u64 flags = PUSH | (over_v6 ? BPF_F_ADJ_ROOM_ENCAP_L3_IPV6 : BPF_F_ADJ_ROOM_ENCAP_L3_IPV4);
+	void *data, *end;
+
+	if (bpf_skb_adjust_room(skb, length - ETH_HLEN, BPF_ADJ_ROOM_MAC, flags))
+		return HAND_OVER;
+	data = (void *)(long)skb->data;
+	end = (void *)(long)skb->data_end;
+	if (!has_header(data + length, end, in))
+		return TC_ACT_SHOT;
+	__builtin_memcpy(data, way->header, length);
+	*(__be16 *)(data + length - sizeof(__be16)) = kind_of(in);
+	if (over_v6)
+		patch_v6(data, in, tos, port);
+	else
+		patch_v4(data, in, tos, port);
+	take_hop(skb, in, data + length);
+	return TC_ACT_OK;
+}
+
+// Has the kernel's VXLAN device put the outer header in front, with a checksum over the whole packet:
+// its entries lead to the node whose MAC is the destination.
+static __always_inline int over_overlay(struct __sk_buff *skb, struct inner *in,
+					const struct numbered *from, const struct way *way)
+{
+	void *data = (void *)(long)skb->data, *end = (void *)(long)skb->data_end;
+	__u32 family = way->length == HEADER_V6;
+	struct ethhdr *eth = data;
+	__u32 *device;
+
+	device = bpf_map_lookup_elem(&overlays, &family);
+	if (from->port->network != DEFAULT_NETWORK || !device || !has_header(eth + 1, end, in))
+		return HAND_OVER;
+	if (family)
+		__builtin_memcpy(eth, way->header + HEADER_V6 - ETH_HLEN, 2 * ETH_ALEN);
+	else
+		__builtin_memcpy(eth, way->header + HEADER_V4 - ETH_HLEN, 2 * ETH_ALEN);
+	take_hop(skb, in, eth + 1);
+	count(from->id, RECEIVED, in);
+	count(0, SENT, in);
+	return bpf_redirect(*device, 0);
+}
+
+// Sends a pod's packet to another node.
+static __always_inline int to_node(struct __sk_buff *skb, struct inner *in,
+				   const struct numbered *from, __u32 id, __u32 wire)
+{
+	__u32 underlay = 0, hash = flow_hash(in);
+	struct next_hop *hop;
+	struct port *out;
+	struct way *way;
+	__u8 tos;
+	int done;
+
+	hop = bpf_map_lookup_elem(&next_hops, &id);
+	out = bpf_map_lookup_elem(&ports, &underlay);
+	// The outer header has to have room for its length, too.
+	if (!hop || !out || !out->ifindex || in->length > LONGEST_INNER)
+		return HAND_OVER;
+	way = way_of(hop, id, hash);
+	if (!way || wire > way->room)
+		return HAND_OVER;
+	tos = way->copies_dscp ? in->tos : way->tos | (in->tos & ECN);
+	if (way->summed)
+		return over_overlay(skb, in, from, way);
+	if (way->length == HEADER_V4)
+		done = encapsulate(skb, in, way, tos, source_port(hash), false);
+	else if (way->length == HEADER_V6)
+		done = encapsulate(skb, in, way, tos, source_port(hash), true);
+	else
+		return HAND_OVER;
+	if (done != TC_ACT_OK)
+		return done;
+	count(from->id, RECEIVED, in);
+	count(0, SENT, in);
+	return bpf_redirect(out->ifindex, 0);
+}
+
+static __always_inline int in_tc(enum verdict verdict)
+{
+	if (verdict == GIVEN)
+		return TC_ACT_REDIRECT;
+	return verdict == DROP ? TC_ACT_SHOT : HAND_OVER;
+}
+
+static __always_inline struct view view_of_skb(struct __sk_buff *skb, __u32 ifindex)
+{
+	return (struct view){
+		.ctx = skb,
+		.data = (void *)(long)skb->data,
+		.end = (void *)(long)skb->data_end,
+		.ifindex = ifindex,
+	};
+}
+
+// Whether hooks may carry: the daemon lives. The kernel has what they knew otherwise. Where nothing may
+// pass without it, its end is seen at once by its socket.
+static __always_inline bool carries(void)
+{
+	__u32 worker = 0;
+	struct trunk *trunk;
+
+	if (!settled || !lives(worker))
+		return false;
+	if (!fail_closed)
+		return true;
+	trunk = bpf_map_lookup_elem(&trunks, &worker);
+	return trunk && bpf_map_lookup_elem(&xsks, &trunk->slot);
+}
+
+// Carries what a pod has sent, if that is settled.
+static __always_inline int carry_from_pod(struct __sk_buff *skb, __u32 ifindex)
+{
+	void *data = (void *)(long)skb->data, *end = (void *)(long)skb->data_end;
+	struct numbered from = port_of_link(ifindex), to;
+	struct ethhdr *eth = data;
+	struct where owner, goal;
+	struct inner in = {};
+	__u32 wire;
+
+	// A tag beside the packet is lost by a redirect, or lands on the outer frame.
+	if (!from.port || !from.port->from || skb->vlan_present || (void *)(eth + 1) > end)
+		return HAND_OVER;
+	if (!same_mac(eth->h_source, from.port->mac) ||
+	    !same_mac(eth->h_dest, from.port->gateway_mac) || !read_inner(eth, end, &in) ||
+	    skb->len != sizeof(*eth) + in.length || in.hops <= 1)
+		return HAND_OVER;
+	owner = where_is(from.port->network, from.port->vni, &in.source);
+	if (owner.kind != HERE || owner.id != from.id)
+		return HAND_OVER;
+	wire = on_the_wire(skb, eth + 1, end, &in);
+	goal = where_is(from.port->network, from.port->vni, &in.destination);
+	if (goal.kind == THERE && goal.in_cluster)
+		return to_node(skb, &in, &from, goal.id, wire);
+	to = port_of(goal.id);
+	if (goal.kind != HERE || !to.port || !to.port->to || wire > to.port->mtu)
+		return HAND_OVER;
+	return deliver(skb, &in, from.id, &to);
+}
+
+// Takes a priority tag off that is beside the packet: it names no VLAN (VID 0). False: the packet is
+// in a VLAN.
+static __always_inline bool untag(struct __sk_buff *skb)
+{
+#pragma unroll
+	for (int i = 0; i < MAX_TAGS && skb->vlan_present; i++) {
+		if ((skb->vlan_tci & VLAN_ID) || bpf_skb_vlan_pop(skb))
+			return false;
+	}
+	return !skb->vlan_present;
+}
+
+// As many bytes as the rules read are in one piece then, if there are so many.
+static __always_inline void pull(struct __sk_buff *skb)
+{
+	void *data = (void *)(long)skb->data, *end = (void *)(long)skb->data_end;
+
+	if (data + HEADERS > end)
+		bpf_skb_pull_data(skb, skb->len < HEADERS ? skb->len : HEADERS);
+}
+
+// Host end of a pod's veth.
+SEC("classifier")
+int viaduct_tc_pod(struct __sk_buff *skb)
+{
+	__u32 ifindex = skb->ifindex;
+	int carried = carries() ? carry_from_pod(skb, ifindex) : HAND_OVER;
+	struct device *dev;
+	struct view packet;
+
+	if (carried != HAND_OVER)
+		return carried;
+	dev = bpf_map_lookup_elem(&devices, &ifindex);
+	if (!dev)
+		return HAND_OVER;
+	if (!untag(skb))
+		return in_tc(drop(VLAN_TAGGED));
+	pull(skb);
+	packet = view_of_skb(skb, ifindex);
+	return in_tc(from_pod(&packet, dev, to_trunk));
+}
+
+// What the outer headers of a tunnel packet say.
+struct outer {
+	struct address source;
+	struct vtep end;
+	__u32 vni;
+	__u32 length; // of the inner frame, as UDP has it
+	__u8 tos;
+	bool v6;
+	bool summed;
+};
+
+static __always_inline bool read_vxlan(struct udphdr *udp, void *end, __u32 left, struct outer *outer)
+{
+	struct vxlan *vxlan = (void *)(udp + 1);
+	__u32 length;
+
+	// Reserved bits are other protocols' (encap/src/vxlan.rs).
+	if ((void *)(vxlan + 1) > end || vxlan->flags != VXLAN_VNI_VALID || vxlan->reserved[0] ||
+	    vxlan->reserved[1] || vxlan->reserved[2] || vxlan->reserved2)
+		return false;
+	length = bpf_ntohs(udp->len);
+	// What stands behind the datagram is for those who look closer.
+	if (length != left || length < VXLAN_BEHIND_UDP + ETH_HLEN)
+		return false;
+	outer->length = length - VXLAN_BEHIND_UDP;
+	outer->end.port = udp->dest;
+	outer->summed = udp->check;
+	outer->vni = (__u32)vxlan->vni[0] << 16 | (__u32)vxlan->vni[1] << 8 | vxlan->vni[2];
+	return true;
+}
+
+static __always_inline bool read_outer_v4(struct iphdr *ip, void *end, struct outer *outer)
+{
+	if ((void *)(ip + 1) > end || *(__u8 *)ip != PLAIN_V4 || ip->protocol != IPPROTO_UDP ||
+	    (ip->frag_off & bpf_htons(MORE_OR_OFFSET)) || fold(sum_v4(ip)) != 0xffff ||
+	    bpf_ntohs(ip->tot_len) < sizeof(*ip))
+		return false;
+	outer->tos = ip->tos;
+	map_v4(outer->source.bytes, &ip->saddr);
+	map_v4(outer->end.address, &ip->daddr);
+	return read_vxlan((void *)(ip + 1), end, bpf_ntohs(ip->tot_len) - sizeof(*ip), outer);
+}
+
+static __always_inline bool read_outer_v6(struct ipv6hdr *ip, void *end, struct outer *outer)
+{
+	if ((void *)(ip + 1) > end || ip->version != 6 || ip->nexthdr != IPPROTO_UDP)
+		return false;
+	outer->v6 = true;
+	outer->tos = tos_v6(ip);
+	__builtin_memcpy(&outer->source, &ip->saddr, 16);
+	__builtin_memcpy(outer->end.address, &ip->daddr, 16);
+	return read_vxlan((void *)(ip + 1), end, bpf_ntohs(ip->payload_len), outer);
+}
+
+// The ECN field of the inner header when it leaves the tunnel (RFC 6040, figure 4).
+// False: the packet has to be dropped, which is for workers to say.
+static __always_inline bool congestion(__u8 outer, __u8 inner, __u8 *now)
+{
+	*now = inner & ECN;
+	if (!(inner & ECN))
+		return (outer & ECN) != ECN;
+	if ((inner & ECN) != ECN && ((outer & ECN) == ECN || (outer & ECN) == ECT_1))
+		*now = outer & ECN;
+	return true;
+}
+
+static __always_inline void mark(struct __sk_buff *skb, struct inner *in, void *ip, __u8 ecn)
+{
+	__u8 tos = (in->tos & ~ECN) | ecn;
+	struct ipv6hdr *ip6 = ip;
+	struct iphdr *ip4 = ip;
+	__u16 before = *(__u16 *)ip;
+
+	if (tos == in->tos)
+		return;
+	if (in->v6) {
+		*(__be16 *)ip6 = (*(__be16 *)ip6 & bpf_htons(0xf00f)) | bpf_htons((__u16)tos << 4);
+		changed_v6(skb, before, *(__u16 *)ip);
+		return;
+	}
+	ip4->tos = tos;
+	change_v4(ip4, before, *(__u16 *)ip);
+}
+
+// Whether the sender may send this, and to whom it goes.
+static __always_inline bool accept(struct __sk_buff *skb, const struct outer *outer,
+				   struct ethhdr *eth, void *end, struct inner *in, struct numbered *to)
+{
+	struct network *network = bpf_map_lookup_elem(&vnis, &outer->vni);
+	struct where from, goal;
+	struct next_hop *origin;
+
+	if (!network || network->udp_port != outer->end.port ||
+	    !bpf_map_lookup_elem(&vteps, &outer->end))
+		return false;
+	if (!same_mac(eth->h_dest, outer->v6 ? network->vtep_mac6 : network->vtep_mac) || (eth->h_dest[0] & 1) ||
+	    !read_inner(eth, end, in) || outer->length != sizeof(*eth) + in->length || in->hops <= 1)
+		return false;
+	from = where_is(network->id, outer->vni, &in->source);
+	origin = bpf_map_lookup_elem(&next_hops, &from.id);
+	if (from.kind != THERE || !origin || !origin->present ||
+	    !same_address(origin->vtep.bytes, outer->source.bytes))
+		return false;
+	goal = where_is(network->id, outer->vni, &in->destination);
+	*to = port_of(goal.id);
+	return goal.kind == HERE && to->port && to->port->to &&
+	       on_the_wire(skb, eth + 1, end, in) <= to->port->mtu;
+}
+
+// Whether the kernel's VXLAN device has to take this packet apart: it is merged, and on kernels before
+// DECAP_L4_UDP a hook cannot clear what the tunnel has left in it; or one of its flow was a moment
+// ago, and may still be on the way there.
+static __always_inline bool needs_overlay(struct __sk_buff *skb, const struct inner *in)
+{
+	__u32 flow = flow_hash(in) % FLOWS_APART;
+	__u64 now = bpf_ktime_get_coarse_ns();
+	__u64 *last = bpf_map_lookup_elem(&merged_at, &flow);
+
+	if (!last)
+		return true;
+	if (skb->gso_size) {
+		*last = now;
+		return true;
+	}
+	return now - *last < ON_THE_WAY_NS;
+}
+
+// Leaves a packet that may be delivered to the kernel's VXLAN device, if there is one with a hook.
+static __always_inline int by_overlay(struct __sk_buff *skb, const struct outer *outer, __u32 network)
+{
+	__u32 family = outer->v6;
+
+	if (network != DEFAULT_NETWORK || !bpf_map_lookup_elem(&overlays, &family))
+		return HAND_OVER;
+	skb->mark = OVERLAY_MARK;
+	return BY_OVERLAY;
+}
+
+// Takes the outer headers off and delivers.
+static __always_inline int decapsulate(struct __sk_buff *skb, struct inner *in, __s32 length,
+				       __u8 ecn, const struct numbered *to)
+{
+	__u64 flags = BPF_F_ADJ_ROOM_FIXED_GSO;
+	void *data, *end;
+
+	flags |= in->v6 ? DECAP_L3_IPV6 : DECAP_L3_IPV4;
+	if (bpf_skb_adjust_room(skb, -length, BPF_ADJ_ROOM_MAC, flags))
+		return HAND_OVER;
+	data = (void *)(long)skb->data;
+	end = (void *)(long)skb->data_end;
+	if (!has_header(data + sizeof(struct ethhdr), end, in))
+		return TC_ACT_SHOT;
+	((struct ethhdr *)data)->h_proto = kind_of(in);
+	mark(skb, in, data + sizeof(struct ethhdr), ecn);
+	return deliver(skb, in, 0, to);
+}
+
+// Carries what another node has sent, if that is settled.
+static __always_inline int carry_from_underlay(struct __sk_buff *skb)
+{
+	void *data = (void *)(long)skb->data, *end = (void *)(long)skb->data_end;
+	struct ethhdr *eth = data, *frame;
+	struct outer outer = {};
+	struct inner in = {};
+	struct numbered to;
+	__u32 front;
+	__u8 ecn;
+
+	if (skb->vlan_present || (void *)(eth + 1) > end)
+		return HAND_OVER;
+	if (eth->h_proto == bpf_htons(ETH_P_IP)) {
+		front = HEADER_V4 - ETH_HLEN;
+		if (!read_outer_v4((void *)(eth + 1), end, &outer))
+			return HAND_OVER;
+		frame = data + HEADER_V4 - ETH_HLEN;
+	} else if (eth->h_proto == bpf_htons(ETH_P_IPV6)) {
+		front = HEADER_V6 - ETH_HLEN;
+		if (!read_outer_v6((void *)(eth + 1), end, &outer))
+			return HAND_OVER;
+		frame = data + HEADER_V6 - ETH_HLEN;
+	} else {
+		return HAND_OVER;
+	}
+	if ((void *)(frame + 1) > end || skb->len != front + outer.length ||
+	    !accept(skb, &outer, frame, end, &in, &to) || !congestion(outer.tos, in.tos, &ecn))
+		return HAND_OVER;
+	// Whether a checksum is right is for the kernel to see.
+	if (outer.summed || needs_overlay(skb, &in))
+		return by_overlay(skb, &outer, to.port->network);
+	return decapsulate(skb, &in, front, ecn, &to);
+}
+
+// The underlay.
+SEC("classifier")
+int viaduct_tc_underlay(struct __sk_buff *skb)
+{
+	__u32 ifindex = skb->ifindex;
+	struct device *dev = bpf_map_lookup_elem(&devices, &ifindex);
+	int carried = HAND_OVER;
+	struct view packet;
+
+	pull(skb);
+	packet = view_of_skb(skb, ifindex);
+	if (packet.data + ETH_HLEN > packet.end)
+		return HAND_OVER;
+	if (carries() && !(dev && for_another_mac(packet.data, dev)))
+		carried = carry_from_underlay(skb);
+	if (carried == BY_OVERLAY)
+		return HAND_OVER;
+	if (carried != HAND_OVER || !dev)
+		return carried;
+	packet = view_of_skb(skb, ifindex);
+	return in_tc(from_underlay(&packet, to_trunk));
+}
+
+// The kernel's VXLAN device: delivers what the underlay's hook has checked.
+SEC("classifier")
+int viaduct_tc_overlay(struct __sk_buff *skb)
+{
+	struct place place = { .network = DEFAULT_NETWORK };
+	void *data, *end;
+	struct inner in = {};
+	struct numbered to;
+	struct ethhdr *eth;
+	__u32 *id;
+
+	if (skb->mark != OVERLAY_MARK)
+		return HAND_OVER;
+	skb->mark = 0;
+	pull(skb);
+	data = (void *)(long)skb->data;
+	end = (void *)(long)skb->data_end;
+	eth = data;
+	if ((void *)(eth + 1) > end || !read_inner(eth, end, &in) || in.hops <= 1)
+		return HAND_OVER;
+	place.address = in.destination;
+	id = bpf_map_lookup_elem(&locals, &place);
+	if (!id)
+		return HAND_OVER;
+	to = port_of(*id);
+	if (!to.port || !to.port->to || on_the_wire(skb, eth + 1, end, &in) > to.port->mtu)
+		return HAND_OVER;
+	return deliver(skb, &in, 0, &to);
+}
+
+// The hooks' end of a trunk: what a worker sends.
+SEC("classifier")
+int viaduct_tc_trunk(struct __sk_buff *skb)
+{
+	void *data = (void *)(long)skb->data, *end = (void *)(long)skb->data_end;
+	struct ethhdr *eth = data;
+	struct trunk_mac to;
+	struct port *port;
+	__u32 id;
+
+	if ((void *)(eth + 1) > end)
+		return TC_ACT_SHOT;
+	__builtin_memcpy(&to, eth->h_source, sizeof(to));
+	id = bpf_ntohs(to.port);
+	port = bpf_map_lookup_elem(&ports, &id);
+	// It has gone in the meantime.
+	if (!port || !port->ifindex)
+		return TC_ACT_SHOT;
+	__builtin_memcpy(eth->h_source, port->gateway_mac, ETH_ALEN);
+	if (!id)
+		return bpf_redirect(port->ifindex, 0);
+	// A frame for another station, as far as the trunk could see.
+	bpf_skb_change_type(skb, PACKET_HOST);
+	return bpf_redirect_peer(port->ifindex, 0);
+}

@@ -1,0 +1,217 @@
+//! Hooks in tc: which tier carries a packet, by its counters, and what becomes of hooks when a router ends.
+
+mod common;
+
+use common::{Daemon, Hooks, Namespace, Pair, Setup, wait_for};
+use serde_json::Value;
+
+fn settled() -> Setup<'static> {
+    Setup {
+        hooks: Some(Hooks::Settled),
+        ..Setup::default()
+    }
+}
+
+/// What hooks have carried from a port, and what workers have.
+fn tiers(router: &Daemon, name: &str) -> [u64; 2] {
+    let ports = router.ask("ports");
+    let ports = ports["ports"].as_array().expect("ports");
+    let port = ports.iter().find(|port| port["name"] == name);
+    let port = port.unwrap_or(&Value::Null);
+    let count = |it: &Value| it["rx_packets"].as_u64().expect("a count");
+    [count(&port["hooks"]), count(port)]
+}
+
+/// Interfaces of the first node with pinned hooks in tc, and its trunks.
+fn hooked(pair: &Pair) -> Vec<String> {
+    let links = pair.nodes[0].namespace.run("ip -j link show");
+    let links: Value = serde_json::from_str(&links).expect("JSON");
+    let links = links.as_array().expect("links");
+    let folders = std::fs::read_dir(pair.bed.pins()).into_iter().flatten();
+    let folder = folders.flatten().map(|folder| folder.path());
+    let own = folder.filter(|path| path.to_string_lossy().ends_with("-1"));
+    let pins = own.flat_map(|path| std::fs::read_dir(path).into_iter().flatten());
+    let pins: Vec<String> = pins
+        .flatten()
+        .map(|pin| pin.file_name().to_string_lossy().into_owned())
+        .collect();
+    let mut names: Vec<String> = links
+        .iter()
+        .filter_map(|link| {
+            let name = link["ifname"].as_str()?.to_owned();
+            let pinned = pins.contains(&format!("link-tc-{}", link["ifindex"]));
+            (pinned || name.starts_with("viaduct-t")).then_some(name)
+        })
+        .collect();
+    names.sort();
+    names
+}
+
+/// What one ping says, whether it is answered or not.
+fn said(namespace: &Namespace, options: &[&str], to: &str) -> String {
+    let mut ping = namespace.command("ping");
+    ping.args(["-c", "1", "-W", "2"]).args(options).arg(to);
+    let output = ping.output().expect("ping");
+    let all = [output.stdout, output.stderr].concat();
+    String::from_utf8_lossy(&all).into_owned()
+}
+
+#[test]
+fn settled_packets_never_reach_a_worker() {
+    let pair = Pair::new(&settled());
+    let [web, far] = &pair.pods;
+    let [near, other] = &pair.routers;
+    let by_kernel = pair.by_kernel();
+    for address in [far.v4(), far.v6()] {
+        assert_eq!(web.namespace.ping(&address, 5, 1000), 5, "{address}");
+        // Both small packets and merged ones.
+        web.tcp(far, &address, 2_000_000);
+        far.tcp(
+            web,
+            &if address.contains(':') {
+                web.v6()
+            } else {
+                web.v4()
+            },
+            2_000_000,
+        );
+    }
+    for router in [near, other] {
+        for port in ["veth-web", "underlay"] {
+            let [hooks, workers] = tiers(router, port);
+            // 2 MB there and 2 MB back, in packets of 1,450 bytes, over each family.
+            assert!(hooks > 2_500, "{port}: {hooks} by hooks");
+            assert_eq!(workers, 0, "{port}");
+        }
+        assert_eq!(router.port("veth-web", "drops"), 0);
+    }
+    assert_eq!(pair.by_kernel(), by_kernel, "nothing was the kernel's");
+}
+
+#[test]
+fn what_is_not_settled_is_a_workers() {
+    let pair = Pair::new(&settled());
+    let [web, far] = &pair.pods;
+    let router = &pair.routers[0];
+    assert_eq!(web.namespace.ping(&far.v4(), 3, 56), 3);
+    let [hooks, workers] = tiers(router, "veth-web");
+    // Its time to live is over at this node, who says so.
+    let trace = said(&web.namespace, &["-t", "1"], &far.v4());
+    assert!(trace.contains("Time to live exceeded"), "{trace}");
+    assert_eq!(tiers(router, "veth-web"), [hooks, workers + 1]);
+    // No such pod anywhere.
+    assert_eq!(web.namespace.ping("10.244.77.2", 1, 56), 0);
+    assert!(tiers(router, "veth-web")[1] >= workers + 2);
+    // What is too long for the tunnel: the sender learns how much it takes.
+    pair.nodes[0].namespace.run("ip link set veth-web mtu 1500");
+    web.namespace.run("ip link set eth0 mtu 1500");
+    let long = said(&web.namespace, &["-M", "do", "-s", "1460"], &far.v4());
+    assert!(long.contains("mtu") && long.contains("1450"), "{long}");
+    router.assert_balanced();
+}
+
+#[test]
+fn without_settled_all_is_the_workers() {
+    let pair = Pair::new(&Setup {
+        hooks: Some(Hooks::Tc),
+        ..Setup::default()
+    });
+    let [web, far] = &pair.pods;
+    for address in [far.v4(), far.v6()] {
+        assert_eq!(web.namespace.ping(&address, 3, 1000), 3, "{address}");
+        web.tcp(far, &address, 500_000);
+    }
+    for router in &pair.routers {
+        let [pod, underlay] = ["veth-web", "underlay"].map(|port| tiers(router, port));
+        assert_eq!([pod[0], underlay[0]], [0, 0], "by hooks");
+        // 1 MB in packets of 1,450 bytes one way; how many acknowledgements come back varies.
+        let workers = pod[1] + underlay[1];
+        assert!(workers > 700, "{workers}");
+        router.assert_balanced();
+    }
+}
+
+#[test]
+fn hooks_outlive_their_router_and_are_taken_over() {
+    let mut pair = Pair::new(&settled());
+    let streams = pair.streams();
+    let all = ["eth0", "veth-web", "viaduct-t0", "viaduct.1"];
+    assert_eq!(hooked(&pair), all);
+    pair.routers[0].kill();
+    pair.goes_on_by_kernel(&streams);
+    // The trunk was the process's own.
+    wait_for("the trunk to go", || {
+        hooked(&pair) == ["eth0", "veth-web", "viaduct.1"]
+    });
+    pair.routers[0].start();
+    assert_eq!(hooked(&pair).len(), 4);
+    pair.goes_on_by_worker(&streams);
+    let [hooks, workers] = tiers(&pair.routers[0], "veth-web");
+    assert!(hooks > 20, "{hooks} by hooks, {workers} by workers");
+    pair.routers[0].stop();
+    assert_eq!(hooked(&pair), [""; 0]);
+    pair.goes_on_by_kernel(&streams);
+    pair.routers[0].start();
+    pair.routers[0].kill();
+    assert!(pair.routers[0].cleanup().contains("3 BPF links removed"));
+    wait_for("the links to detach", || hooked(&pair).is_empty());
+}
+
+#[test]
+fn a_pod_keeps_its_offloads() {
+    let pair = Pair::new(&settled());
+    let offloads = |namespace: &Namespace| namespace.run("ethtool -k eth0");
+    let mut fresh = common::Testbed::new();
+    let node = fresh.node(3, 1);
+    let never_attached = fresh.pod(&node, "other", 2);
+    assert_eq!(
+        offloads(&pair.pods[0].namespace),
+        offloads(&never_attached.namespace)
+    );
+}
+
+#[test]
+fn a_withdrawn_route_is_out_of_the_hooks() {
+    let pair = Pair::new(&settled());
+    let [web, far] = &pair.pods;
+    let stream = web.udp_stream(far, &far.v4(), 5005, 2_000);
+    stream.goes_on();
+    let out = || pair.routers[0].port("underlay", "tx_packets");
+    assert!(out() > 200);
+    let own = &pair.routers[0];
+    let withdrawn = std::cell::RefCell::new(String::new());
+    own.reload(|text| {
+        let (rest, all) = text.split_once("[[routes]]").expect("a route");
+        withdrawn.replace(format!("[[routes]]{all}"));
+        rest.to_owned()
+    });
+    let after = out();
+    std::thread::sleep(std::time::Duration::from_millis(300));
+    assert_eq!(out(), after, "no packet after the change is acknowledged");
+    own.reload(|text| text + &withdrawn.take());
+    stream.goes_on();
+    assert!(out() > after, "and again with the route");
+}
+
+#[test]
+fn fail_closed_drops_what_was_settled() {
+    let mut pair = Pair::new(&Setup {
+        slow_path: "on_exit = \"fail-closed\"",
+        ..settled()
+    });
+    let passes = |pair: &Pair| {
+        let [web, far] = &pair.pods;
+        [
+            web.namespace.ping(&far.v4(), 3, 56),
+            far.namespace.ping(&web.v6(), 3, 56),
+        ]
+    };
+    assert_eq!(passes(&pair), [3, 3]);
+    pair.routers[0].kill();
+    assert_eq!(passes(&pair), [0, 0]);
+    pair.routers[0].start();
+    assert_eq!(passes(&pair), [3, 3]);
+    pair.routers[0].stop();
+    assert_eq!(passes(&pair), [0, 0]);
+    pair.routers[0].cleanup();
+}
