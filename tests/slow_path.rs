@@ -29,21 +29,6 @@ impl Pair {
     }
 }
 
-/// Packets that a device of a node has received and sent.
-fn device_packets(node: &Node, device: &str) -> (u64, u64) {
-    let count = |which: &str| {
-        let file = format!("/sys/class/net/{device}/statistics/{which}_packets");
-        // sysfs shows the network namespace of its mount: ask `ip` instead.
-        let _ = file;
-        let out = node.namespace.run(&format!("ip -j -s link show {device}"));
-        let all: serde_json::Value = serde_json::from_str(&out).expect("JSON");
-        all[0]["stats64"][which]["packets"]
-            .as_u64()
-            .expect("a count")
-    };
-    (count("rx"), count("tx"))
-}
-
 #[test]
 fn what_concerns_a_host_takes_the_kernels_path() {
     let pair = Pair::new(&Setup::default());
@@ -54,18 +39,18 @@ fn what_concerns_a_host_takes_the_kernels_path() {
         (web.v4(), far.v4(), "10.244.2.0"),
         (web.v6(), far.v6(), "fd00:10:244:2::"),
     ] {
-        let (_, sent) = device_packets(a, "viaduct.1");
+        let [sent, _] = a.namespace.device_packets("viaduct.1");
         assert_eq!(a.namespace.ping(&remote, 5, 56), 5, "host to {remote}");
         assert!(
-            device_packets(a, "viaduct.1").1 >= sent + 5,
+            a.namespace.device_packets("viaduct.1")[0] >= sent + 5,
             "by its kernel"
         );
         assert!(rb.port("veth-web", "tx_packets") >= 5, "to a worker there");
 
-        let (received, _) = device_packets(b, "viaduct.1");
+        let [_, received] = b.namespace.device_packets("viaduct.1");
         assert_eq!(web.namespace.ping(overlay, 5, 56), 5, "pod to {overlay}");
         assert!(
-            device_packets(b, "viaduct.1").0 >= received + 5,
+            b.namespace.device_packets("viaduct.1")[1] >= received + 5,
             "the other node's kernel got them"
         );
         let workers = ra.port("veth-web", "tx_packets");

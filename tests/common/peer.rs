@@ -84,14 +84,20 @@ impl Node {
 }
 
 impl Namespace {
-    /// Packets that a device has sent and received, as the kernel counts them.
+    /// Packets that a device has sent and received, as the kernel counts them; a merged one is one.
     pub fn device_packets(&self, device: &str) -> [u64; 2] {
+        self.device_counts(device, "packets")
+    }
+
+    /// Bytes that a device has sent and received, as the kernel counts them.
+    pub fn device_bytes(&self, device: &str) -> [u64; 2] {
+        self.device_counts(device, "bytes")
+    }
+
+    fn device_counts(&self, device: &str, what: &str) -> [u64; 2] {
         let out = self.run(&format!("ip -j -s link show {device}"));
         let all: serde_json::Value = serde_json::from_str(&out).expect("JSON");
-        ["tx", "rx"].map(|way| {
-            let packets = &all[0]["stats64"][way]["packets"];
-            packets.as_u64().expect("a count")
-        })
+        ["tx", "rx"].map(|way| all[0]["stats64"][way][what].as_u64().expect("a count"))
     }
 
     /// The MAC of a device.

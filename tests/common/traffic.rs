@@ -216,13 +216,16 @@ pub fn captured(file: &Path, filter: &str, options: &[&str], fields: &[&str]) ->
 }
 
 /// Captures the underlay at a node's port of the switch while `work` is done; what tshark makes of
-/// the filters: how many packets match each.
-pub fn captured_packets<const N: usize>(
+/// the filters: the length in bytes of each packet that matches one.
+///
+/// What hooks carry stays merged, so that one captured packet may hold 64 KiB of a stream: count
+/// bytes where streams were sent, and packets only of pings and datagrams.
+pub fn captured_lengths<const N: usize>(
     bed: &Testbed,
     node: &Node,
     filters: [&str; N],
     work: impl FnOnce(),
-) -> [usize; N] {
+) -> [Vec<usize>; N] {
     let capture = bed.directory.path().join("underlay.pcap");
     let _ = fs::remove_file(&capture);
     let mut tcpdump = node.switch.command("tcpdump");
@@ -248,6 +251,8 @@ pub fn captured_packets<const N: usize>(
         let mut tshark = Command::new("tshark");
         let words = "-d udp.port==8472,vxlan -d tcp.port==5000,data -d udp.port==5001,data -o udp.check_checksum:TRUE -o ip.check_checksum:TRUE";
         tshark.args(words.split_whitespace()).arg("-r").arg(&capture).args(["-Y", filter]);
-        must(&mut tshark).lines().count()
+        tshark.args(["-T", "fields", "-e", "frame.len"]);
+        let lengths = must(&mut tshark);
+        lengths.lines().map(|length| length.parse().expect("a length")).collect()
     })
 }
