@@ -30,19 +30,19 @@ struct sk_buff {
 };
 #pragma clang attribute pop
 
-static __always_inline bool to_socket(const struct view *packet, const struct device *dev)
+static __always_inline enum verdict to_socket(const struct view *packet, const struct device *dev)
 {
 	struct xdp_md *ctx = packet->ctx;
 	__u32 queue = ctx->rx_queue_index;
 	__u32 worker = dev->workers ? queue % dev->workers : 0;
 
 	if (queue >= dev->queues || !lives(worker))
-		return false;
+		return PASS;
 	// A slot without a socket, as after a crash, gives the flags' action.
 	if (bpf_redirect_map(&xsks, dev->base + queue, XDP_PASS) != XDP_REDIRECT)
-		return false;
+		return PASS;
 	note(REDIRECTED);
-	return true;
+	return GIVEN;
 }
 
 static __always_inline int in_xdp(enum verdict verdict)

@@ -50,10 +50,12 @@ struct source {
 	__u8 address[16];
 };
 
-// One cache line a worker: it stores CLOCK_MONOTONIC in nanoseconds.
+// One cache line a worker, which alone writes it.
 struct beat {
-	__u64 at;
-	__u64 pad[7];
+	__u64 at; // CLOCK_MONOTONIC in nanoseconds
+	__u32 round; // of its trunk (trunk.h)
+	__u32 zero;
+	__u64 pad[6];
 };
 
 struct {
@@ -148,6 +150,7 @@ enum outcome {
 	VLAN_TAGGED,
 	MALFORMED,
 	FOREIGN_MAC,
+	PORT_GONE,
 	OUTCOMES
 };
 
@@ -198,18 +201,27 @@ static __always_inline enum verdict without_worker(void)
 	return fail_closed ? DROP : PASS;
 }
 
-// Whether a worker has shown life of late.
-static __always_inline bool lives(__u32 worker)
+static __always_inline const struct beat *beat_of(__u32 worker)
 {
-	struct beat *beat = bpf_map_lookup_elem(&heartbeat, &worker);
+	return bpf_map_lookup_elem(&heartbeat, &worker);
+}
 
+// Whether a worker has shown life of late.
+static __always_inline bool is_fresh(const struct beat *beat)
+{
 	// The clock of the last tick, milliseconds old: exact enough, and much cheaper to read.
 	// Signed: most beats are newer.
 	return beat && (__s64)(bpf_ktime_get_coarse_ns() - beat->at) <= (__s64)heartbeat_timeout_ns;
 }
 
-// How a program gives a packet to a worker. False: nobody is there.
-typedef bool (*give_fn)(const struct view *packet, const struct device *dev);
+static __always_inline bool lives(__u32 worker)
+{
+	return is_fresh(beat_of(worker));
+}
+
+// How a program gives a packet to a worker: GIVEN, DROP where there is no place for it, or PASS where
+// nobody is there to take it.
+typedef enum verdict (*give_fn)(const struct view *packet, const struct device *dev);
 
 static __always_inline bool is_tag(__be16 kind)
 {
@@ -414,6 +426,7 @@ static __always_inline enum verdict from_underlay(const struct view *packet, giv
 	struct pod pod = {};
 	struct address outer, *origin;
 	struct device *dev;
+	enum verdict given;
 	struct udphdr *udp;
 	bool local;
 	__u8 *vxlan;
@@ -460,8 +473,9 @@ static __always_inline enum verdict from_underlay(const struct view *packet, giv
 		return drop(is_tag(inner->h_proto) ? VLAN_TAGGED : MALFORMED);
 	}
 	local = bpf_map_lookup_elem(&pods, &pod);
-	if (local && give(packet, dev))
-		return GIVEN;
+	given = local ? give(packet, dev) : PASS;
+	if (given != PASS)
+		return given;
 	if (!*carried)
 		return drop(NO_SLOW_PATH);
 	vni = bpf_htonl(pod.vni);
@@ -482,6 +496,7 @@ static __always_inline enum verdict from_pod(const struct view *packet, const st
 	__u32 *action = 0, vni;
 	void *end = packet->end;
 	struct sent sent = {};
+	enum verdict given;
 	struct ipv6hdr *ip6;
 	struct iphdr *ip4;
 	__u8 type = 0;
@@ -512,8 +527,9 @@ static __always_inline enum verdict from_pod(const struct view *packet, const st
 		vni = bpf_htonl(dev->vni);
 		__builtin_memcpy(to.network, &vni, 4);
 		action = bpf_map_lookup_elem(&cluster, &to);
-		if (action && *action && give(packet, dev))
-			return GIVEN;
+		given = action && *action ? give(packet, dev) : PASS;
+		if (given != PASS)
+			return given;
 	}
 	sent.source.ifindex = packet->ifindex;
 	sent.type = type;

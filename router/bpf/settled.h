@@ -124,21 +124,30 @@ struct known {
 CELLS(known, BPF_MAP_TYPE_PERCPU_ARRAY, KNOWN, struct known);
 CELLS(generation, BPF_MAP_TYPE_ARRAY, 1, __u64);
 
-// Where packets came from, and where they went: two entries a port.
-CELLS(carried, BPF_MAP_TYPE_PERCPU_ARRAY, 2 * MAX_PORTS, struct traffic);
+// Some entries for each port, by what has become of its packets.
+enum fate {
+	RECEIVED, // they came from the port
+	SENT,     // they went to it
+	REFUSED,  // they came from the port, and found no place on a trunk
+	FATES
+};
 
-#define RECEIVED 0
-#define SENT 1
+CELLS(carried, BPF_MAP_TYPE_PERCPU_ARRAY, FATES * MAX_PORTS, struct traffic);
 
-static __always_inline void count(__u32 port, __u32 side, const struct inner *in)
+static __always_inline void add(__u32 port, enum fate fate, __u32 packets, __u32 bytes)
 {
-	__u32 key = 2 * port + side;
+	__u32 key = FATES * port + fate;
 	struct traffic *traffic = bpf_map_lookup_elem(&carried, &key);
 
 	if (traffic) {
-		traffic->packets += in->packets;
-		traffic->bytes += in->bytes;
+		traffic->packets += packets;
+		traffic->bytes += bytes;
 	}
+}
+
+static __always_inline void count(__u32 port, enum fate fate, const struct inner *in)
+{
+	add(port, fate, in->packets, in->bytes);
 }
 
 // A port with its number.

@@ -606,7 +606,7 @@ int viaduct_tc_trunk(struct __sk_buff *skb)
 	port = bpf_map_lookup_elem(&ports, &id);
 	// It has gone in the meantime.
 	if (!port || !port->ifindex)
-		return TC_ACT_SHOT;
+		return in_tc(drop(PORT_GONE));
 	__builtin_memcpy(eth->h_source, port->gateway_mac, ETH_ALEN);
 	if (!id)
 		return bpf_redirect(port->ifindex, 0);

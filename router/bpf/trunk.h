@@ -2,10 +2,17 @@
 //
 // The trunk: a veth pair for each worker, between the hooks and its AF_XDP socket. A frame on it says
 // in its source MAC which port it comes from, or goes to.
+//
+// A trunk's places are shared by rounds. A round ends when its worker has taken what was on the trunk
+// when the round began; so what is on the trunk was put there in two rounds at most, and has to fit.
+// Nothing is given back for a packet, so that one that is lost on its way costs its place for a round
+// only. In a round each port that sends may take an equal part, as many ports as sent in the last
+// round or have sent in this one, and one part is kept for another port; the first packet of a port
+// has a place in any case.
 #ifndef VIADUCT_TRUNK_H
 #define VIADUCT_TRUNK_H
 
-#include "rules.h"
+#include "settled.h"
 
 // The longest frame that fits a worker's.
 #define TRUNK_FRAME 1664
@@ -23,6 +30,7 @@ struct trunk_mac {
 struct trunk {
 	__u32 ifindex; // of the hooks' end
 	__u32 slot;    // of the worker's socket
+	__u32 places;  // for packets of one round
 };
 
 // By worker.
@@ -41,6 +49,73 @@ struct {
 	__type(value, __u32);
 } trunk_slots SEC(".maps");
 
+// Places that a port has taken on a trunk in a round, one for each packet or segment.
+struct used {
+	__u32 round;
+	__u32 places;
+};
+
+// The same of all ports together, which all processors count in: a cache line for each trunk.
+struct all_used {
+	struct used used;
+	__u32 parts;  // of the ports that have taken some
+	__u32 before; // the same of the round before
+	__u64 pad[6];
+};
+
+CELLS(trunk_used, BPF_MAP_TYPE_ARRAY, MAX_WORKERS, struct all_used);
+// A port's on each trunk: MAX_PORTS for each worker, as many as the loader has workers.
+CELLS(port_used, BPF_MAP_TYPE_ARRAY, MAX_WORKERS * MAX_PORTS, struct used);
+
+// Begins a round where that has not been done. Processors that find a new round at once may forget
+// some of what they count.
+static __always_inline void follow_round(struct all_used *all, __u32 round)
+{
+	__u32 last = all->used.round;
+
+	if (last == round)
+		return;
+	all->before = last + 1 == round ? all->parts : 0;
+	all->parts = 0;
+	all->used.places = 0;
+	all->used.round = round;
+}
+
+static __always_inline __u32 segments(const struct __sk_buff *skb)
+{
+	if (!skb->gso_size)
+		return 1;
+	return skb->gso_segs ? skb->gso_segs : skb->len / skb->gso_size + 1;
+}
+
+// Takes places for so many packets of a port, if there are some for it. A merged packet may take more
+// than its port has left: it would never find enough on a busy trunk. The underlay brings packets of
+// many pods, and has two parts.
+static __always_inline bool take_places(const struct trunk *trunk, __u32 worker, __u32 round,
+					__u32 port, __u32 packets)
+{
+	__u32 key = worker * MAX_PORTS + port, parts = port ? 1 : 2, shared;
+	struct all_used *all = bpf_map_lookup_elem(&trunk_used, &worker);
+	struct used *own = bpf_map_lookup_elem(&port_used, &key);
+
+	if (!all || !own)
+		return false;
+	follow_round(all, round);
+	if (own->round != round) {
+		own->places = 0;
+		own->round = round;
+		__sync_fetch_and_add(&all->parts, parts);
+	} else {
+		shared = all->before > all->parts ? all->before : all->parts;
+		if (all->used.places >= trunk->places ||
+		    own->places >= trunk->places * parts / (shared + 1))
+			return false;
+	}
+	__sync_fetch_and_add(&all->used.places, packets);
+	__sync_fetch_and_add(&own->places, packets);
+	return true;
+}
+
 static __always_inline bool fits_trunk(const struct __sk_buff *skb)
 {
 	if (skb->gso_size)
@@ -49,25 +124,31 @@ static __always_inline bool fits_trunk(const struct __sk_buff *skb)
 }
 
 // Gives a packet to one of the workers: a flow's always to the same.
-static __always_inline bool to_trunk(const struct view *packet, const struct device *dev)
+static __always_inline enum verdict to_trunk(const struct view *packet, const struct device *dev)
 {
 	struct trunk_mac from = { .ours = { 0x02, 0x76, 0x64 }, .port = bpf_htons(dev->port) };
 	struct __sk_buff *skb = packet->ctx;
 	struct ethhdr *eth = packet->data;
+	__u32 worker, packets = segments(skb);
+	const struct beat *beat;
 	struct trunk *trunk;
-	__u32 worker;
 
 	if (!dev->queues || !dev->workers || (void *)(eth + 1) > packet->end || !fits_trunk(skb))
-		return false;
+		return PASS;
 	worker = dev->workers > 1 ? bpf_get_hash_recalc(skb) % dev->workers : 0;
 	trunk = bpf_map_lookup_elem(&trunks, &worker);
+	beat = beat_of(worker);
 	// Without a socket, as after a crash, nobody waits for the heartbeat's end.
-	if (!trunk || !lives(worker) || !bpf_map_lookup_elem(&xsks, &trunk->slot))
-		return false;
+	if (!trunk || !is_fresh(beat) || !bpf_map_lookup_elem(&xsks, &trunk->slot))
+		return PASS;
+	if (!take_places(trunk, worker, beat->round, dev->port, packets)) {
+		add(dev->port, REFUSED, packets, skb->len);
+		return DROP;
+	}
 	from.own = same_mac(eth->h_source, dev->mac);
 	__builtin_memcpy(eth->h_source, &from, ETH_ALEN);
 	note(REDIRECTED);
-	return bpf_redirect(trunk->ifindex, 0) == TC_ACT_REDIRECT;
+	return bpf_redirect(trunk->ifindex, 0) == TC_ACT_REDIRECT ? GIVEN : DROP;
 }
 
 #endif

@@ -8,12 +8,15 @@ use viaduct_router::{Outcomes, SocketTotals};
 use super::View;
 use super::table::table;
 
+const TRUNK_FULL: &str = "The port had its share of the places in front of the workers: they take its packets more slowly than it sends.";
+
 /// The port of rows that are of all ports together.
 const ALL: &str = "(all)";
 
 /// Rows of `port`, `fate`, `reason`, `packets` and `meaning`. Fates: a worker dropped the packets
 /// (`dropped`) or left them to the kernel (`punted`); the kernel dropped them in front of a worker's
-/// socket (`kernel`), mostly for the reason that is counted as `cause`; an XDP program dropped them (`xdp`).
+/// socket (`kernel`), mostly for the reason that is counted as `cause`; a hook dropped them (`xdp`, whether it is in XDP
+/// or in tc; `hook`, of a single port).
 pub(crate) fn drops(view: &View<'_>) -> Value {
     let router = view.router.lock();
     let mut names = vec![(PortId::UNDERLAY, "underlay".to_owned())];
@@ -36,6 +39,10 @@ pub(crate) fn drops(view: &View<'_>) -> Value {
         }
     }
     for (id, name) in names {
+        let refused = router.carried(id).refused;
+        if refused > 0 {
+            list.push(row(&name, "hook", "trunk-full", refused, TRUNK_FULL));
+        }
         let counts = of_sockets(router.socket_totals(id)).into_iter();
         let counts = counts.filter(|(_, _, packets, _)| *packets > 0);
         list.extend(counts.map(|(fate, reason, n, meaning)| row(&name, fate, reason, n, meaning)));
@@ -87,7 +94,7 @@ fn of_sockets(totals: SocketTotals) -> [(&'static str, &'static str, u64, &'stat
 }
 
 /// What the XDP programs dropped; what they pass to the kernel is no drop.
-fn of_xdp(outcomes: Outcomes) -> [(&'static str, u64, &'static str); 8] {
+fn of_xdp(outcomes: Outcomes) -> [(&'static str, u64, &'static str); 9] {
     // A new outcome has to be named here or said to be no drop.
     let Outcomes {
         redirected: _,
@@ -103,6 +110,7 @@ fn of_xdp(outcomes: Outcomes) -> [(&'static str, u64, &'static str); 8] {
         malformed,
         // The kernel drops it, and counts it at the interface.
         foreign_mac: _,
+        port_gone,
     } = outcomes;
     [
         (
@@ -136,6 +144,11 @@ fn of_xdp(outcomes: Outcomes) -> [(&'static str, u64, &'static str); 8] {
             "A pod sent a multicast or broadcast packet that is not neighbour discovery.",
         ),
         ("vlan-tagged", vlan_tagged, "The frame had a VLAN tag."),
+        (
+            "port-gone",
+            port_gone,
+            "A worker sent the packet to a port that had gone in the meantime.",
+        ),
         (
             "malformed",
             malformed,

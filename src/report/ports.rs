@@ -24,10 +24,11 @@ fn port(router: &Router, health: &[WorkerHealth], id: PortId, mut report: Value)
         report["state"] = "down".into();
         report["reason"] = problem.into();
     }
-    counted(&mut report, router.port_totals(id), router.carried(id));
+    let hooks = router.carried(id);
+    counted(&mut report, router.port_totals(id), hooks);
     let sockets = router.socket_totals(id);
     let kernel = json!({
-        "kernel_drops": sockets.rx_dropped + sockets.rx_ring_full,
+        "kernel_drops": sockets.rx_dropped + sockets.rx_ring_full + hooks.refused,
         "kernel": {
             "rx_dropped": sockets.rx_dropped, "rx_ring_full": sockets.rx_ring_full,
             "fill_ring_empty": sockets.fill_ring_empty, "invalid_descriptors": sockets.invalid_descriptors,
@@ -55,7 +56,7 @@ fn counted(report: &mut Value, totals: PortTotals, hooks: Carried) {
         "rx_packets": rx_packets, "rx_bytes": rx_bytes, "tx_packets": tx_packets, "tx_bytes": tx_bytes,
         "hooks": {
             "rx_packets": hooks.rx_packets, "rx_bytes": hooks.rx_bytes,
-            "tx_packets": hooks.tx_packets, "tx_bytes": hooks.tx_bytes,
+            "tx_packets": hooks.tx_packets, "tx_bytes": hooks.tx_bytes, "refused": hooks.refused,
         },
         "originated": originated, "receive_frames": receive_frames, "punts": sum(&punts), "drops": sum(&drops),
     });

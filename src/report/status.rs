@@ -50,7 +50,7 @@ pub(crate) fn status(view: &View<'_>) -> Value {
             "spoofed": outcomes.spoofed, "unknown_vtep": outcomes.unknown_vtep,
             "tunnel_from_pod": outcomes.tunnel_from_pod, "no_slow_path": outcomes.no_slow_path,
             "multicast": outcomes.multicast, "vlan_tagged": outcomes.vlan_tagged,
-            "malformed": outcomes.malformed, "foreign_mac": outcomes.foreign_mac },
+            "malformed": outcomes.malformed, "foreign_mac": outcomes.foreign_mac, "port_gone": outcomes.port_gone },
         "carried": router.carried_by_all(),
         "epoch": agent.epoch,
         "ports": agent.ports.len(),

@@ -4,15 +4,17 @@ use std::io;
 use std::os::fd::{AsFd, AsRawFd};
 use std::ptr::{self, NonNull};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 
 use aya::maps::MapData;
 
 use crate::error::RouterError;
 use crate::tick::Tick;
 
-/// Bytes of a worker's place: a cache line.
+/// Bytes of a worker's place: a cache line, `struct beat` of `router/bpf/rules.h`.
 const BEAT_BYTES: usize = 64;
+/// Where in it the round of its trunk stands.
+const ROUND: usize = 8;
 pub(crate) const MAX_WORKERS: usize = 64;
 
 /// The heartbeat map, mapped into memory.
@@ -59,10 +61,21 @@ impl Beat {
         }
     }
 
-    /// Tells XDP that the worker lives.
+    /// Tells the hooks that the worker lives.
     #[inline]
     pub(crate) fn at(&self, tick: Tick) {
         self.place().store(tick.0, Ordering::Relaxed);
+    }
+
+    /// Begins a round of the worker's trunk: what ports have taken of its places before is free again.
+    #[inline]
+    pub(crate) fn begin_round(&self, number: u32) {
+        // SAFETY: behind the u64 of the worker's place, inside the mapping, aligned, and only used as an atomic.
+        let round = unsafe {
+            let at = self.map.map.byte_add(self.offset + ROUND);
+            at.cast::<AtomicU32>().as_ref()
+        };
+        round.store(number, Ordering::Relaxed);
     }
 
     /// When the worker lived last.

@@ -34,6 +34,8 @@ pub(crate) struct Trunk {
     pub(crate) ifindex: u32,
     /// Of the worker's socket.
     pub(crate) slot: u32,
+    /// For packets of one round.
+    pub(crate) places: u32,
 }
 
 #[repr(C)]
@@ -67,7 +69,7 @@ pub(super) struct SourceKey {
     pub(super) address: [u8; 16],
 }
 
-// SAFETY: all six are plain data without padding (28, 8, 20, 20, 24 and 20 bytes).
+// SAFETY: all six are plain data without padding (28, 12, 20, 20, 24 and 20 bytes).
 unsafe impl Pod for Device {}
 // SAFETY: as above.
 unsafe impl Pod for Trunk {}

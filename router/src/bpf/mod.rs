@@ -33,6 +33,9 @@ pub use self::trial::{Trial, Tried};
 use crate::attach::{Attachment, remove_folders};
 use crate::error::RouterError;
 
+/// Numbers of ports that the programs' maps have room for, as `router/bpf/settled.h` has it.
+const MAX_PORTS: u32 = 4096;
+
 /// XDP mode of a device.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum XdpMode {
@@ -46,6 +49,7 @@ pub enum XdpMode {
 struct Load {
     /// Size of the socket map.
     slots: u32,
+    workers: u32,
     heartbeat_timeout_ns: u64,
     fail_closed: bool,
     settled: bool,
@@ -60,6 +64,7 @@ impl Load {
             .override_global("settled", &u32::from(self.settled), true)
             .override_global("reads_kernel", &u32::from(self.reads_kernel), true)
             .map_max_entries("xsks", self.slots)
+            .map_max_entries("port_used", self.workers.saturating_mul(MAX_PORTS))
             .load(aya::include_bytes_aligned!(concat!(
                 env!("OUT_DIR"),
                 "/hooks.bpf.o"
@@ -113,6 +118,7 @@ impl Pinholes {
     pub(crate) fn load(
         pins: &Path,
         slots: u32,
+        workers: u32,
         heartbeat_timeout: Duration,
         fail_closed: bool,
         settled: bool,
@@ -123,6 +129,7 @@ impl Pinholes {
         let load = |reads_kernel| {
             let load = Load {
                 slots,
+                workers,
                 heartbeat_timeout_ns: u64::try_from(heartbeat_timeout.as_nanos())
                     .unwrap_or(u64::MAX),
                 fail_closed,
@@ -175,7 +182,7 @@ impl Pinholes {
             loaded.map_err(|e| failed(format!("cannot load {name}"))(chain(&e)))?;
         }
         // The programs' alone: they need no descriptor any more.
-        for own in ["known", "merged_at"] {
+        for own in ["known", "merged_at", "trunk_used", "port_used"] {
             drop(pinholes.ebpf.take_map(own));
         }
         Ok(pinholes)

@@ -33,6 +33,8 @@ pub struct Outcomes {
     /// Left to the kernel, which drops it: a tunnel's packet in a frame for another MAC than the
     /// underlay's.
     pub foreign_mac: u64,
+    /// Dropped: a worker's packet to a port that had gone.
+    pub port_gone: u64,
 }
 
 impl Pinholes {
@@ -55,6 +57,7 @@ impl Pinholes {
             vlan_tagged: n(9),
             malformed: n(10),
             foreign_mac: n(11),
+            port_gone: n(12),
         }
     }
 }

@@ -48,6 +48,7 @@ impl Trial {
         // There is no worker, and nobody waits for its heartbeat.
         let mut ebpf = Load {
             slots: 1,
+            workers: 1,
             heartbeat_timeout_ns: i64::MAX.unsigned_abs(),
             fail_closed: false,
             settled: true,

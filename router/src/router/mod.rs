@@ -159,6 +159,7 @@ impl Router {
         let pinholes = Pinholes::load(
             &options.pins,
             slots,
+            u32::try_from(options.workers).unwrap_or(u32::MAX),
             options.heartbeat_timeout,
             options.fail_closed,
             options.settled,

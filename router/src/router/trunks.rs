@@ -42,15 +42,21 @@ impl Router {
             let slot = base(port) + u32::try_from(index).unwrap_or(0);
             self.pinholes.set_socket(slot, xsk.fd())?;
             let ifindex = pair.outer;
-            self.pinholes
-                .set_trunk(index, Trunk { ifindex, slot }, pair.inner)?;
+            let depth = Depth::of_trunk(share);
+            let trunk = Trunk {
+                ifindex,
+                slot,
+                // What is there was put there in two rounds at most.
+                places: depth.own() / 2,
+            };
+            self.pinholes.set_trunk(index, trunk, pair.inner)?;
             if let Some(sockets) = self.sockets.get_mut(usize::from(port.0)) {
                 sockets.push(xsk.fd());
             }
             self.trunks.extend(links);
             let link = Link {
                 port,
-                depths: vec![Depth::new(true, share, 1)],
+                depths: vec![depth],
                 queues: vec![xsk],
                 senders: 1,
                 via: index,

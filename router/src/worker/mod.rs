@@ -103,6 +103,8 @@ pub(crate) struct Worker {
     first: usize,
     /// Of the table that pods' rates are from.
     epoch: u64,
+    /// The number of the trunk's round.
+    round: u32,
 }
 
 /// The number that trunks have among so many of ports: the last.
@@ -147,6 +149,7 @@ impl Worker {
                 parts.limiter.clone(),
             ),
             epoch: u64::MAX,
+            round: 0,
             reader: parts.reader,
             exceptions: Exceptions::new(parts.ports, parts.tun, parts.index),
             state: WorkerState::with_limiter(parts.flows, parts.limiter),
@@ -245,9 +248,21 @@ impl Worker {
         }
     }
 
+    /// Tells hooks when all has been taken that was on the trunk at the round's beginning.
+    #[inline]
+    fn follow_rounds(&mut self, link: usize) {
+        if self.io.is_round_over(link)
+            && let Some(beat) = self.beats.get(self.index)
+        {
+            self.round = self.round.wrapping_add(1);
+            beat.begin_round(self.round);
+        }
+    }
+
     /// Receives a batch from one queue, forwards it, and refills the queue.
     fn serve(&mut self, link: usize, queue: usize, tick: Tick) -> bool {
         self.io.collect(link, queue);
+        self.follow_rounds(link);
         if !self.io.has_received(link, queue) {
             // With many pods that is most queues of a turn: none of them needs a table.
             let none = Taken {

@@ -134,6 +134,8 @@ pub struct Depth {
     /// Until when it is lent no more than a standing one, ns.
     refused_until: u64,
     reviewed: u64,
+    /// Whether it has the same number of frames always.
+    fixed: bool,
 }
 
 impl Depth {
@@ -158,6 +160,16 @@ impl Depth {
             standing_since: 0,
             refused_until: 0,
             reviewed: 0,
+            fixed: false,
+        }
+    }
+
+    /// Of a trunk: who sends there counts on its places, whoever has taken others.
+    #[must_use]
+    pub fn of_trunk(share: u32) -> Self {
+        Self {
+            fixed: true,
+            ..Self::new(true, share, 1)
         }
     }
 
@@ -202,6 +214,9 @@ impl Depth {
 
     #[inline]
     fn want(&mut self, visit: &Visit) {
+        if self.fixed {
+            return;
+        }
         let now = visit.now;
         self.limited = visit.limited.unwrap_or(self.limited);
         if self.limited {

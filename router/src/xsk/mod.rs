@@ -199,6 +199,11 @@ impl Xsk {
         self.rx.mine
     }
 
+    /// How many packets the kernel has ever put there, modulo 2^32.
+    pub(crate) fn come(&self) -> u32 {
+        self.rx.produced()
+    }
+
     /// Gives the slots of received packets back to the kernel.
     #[inline]
     pub fn receive_done(&mut self) {

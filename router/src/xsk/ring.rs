@@ -139,6 +139,12 @@ impl<T: Copy> Ring<T> {
         self.mine != self.theirs
     }
 
+    /// The index up to which the kernel has produced entries, ever, modulo 2^32.
+    #[inline]
+    pub(super) fn produced(&self) -> u32 {
+        self.producer().load(Ordering::Acquire)
+    }
+
     /// The next entry that the kernel has produced.
     #[inline]
     pub(super) fn take(&mut self) -> Option<T> {

@@ -19,6 +19,9 @@ use super::maps::{Celled, Cells, Entries, Mapped, Mirrored, Repair};
 use super::{chain, failed};
 use crate::error::RouterError;
 
+/// Kinds of counts of each port, as `enum fate` of `router/bpf/settled.h` has them.
+const FATES: u32 = 3;
+
 /// What hooks have carried of a port's packets.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Carried {
@@ -30,6 +33,8 @@ pub struct Carried {
     pub tx_packets: u64,
     /// Bytes of IP that were sent to it.
     pub tx_bytes: u64,
+    /// Packets from the port that were dropped in front of the workers: it had its share of the trunk's places.
+    pub refused: u64,
 }
 
 impl Carried {
@@ -40,6 +45,7 @@ impl Carried {
             rx_bytes: self.rx_bytes.saturating_sub(base.rx_bytes),
             tx_packets: self.tx_packets.saturating_sub(base.tx_packets),
             tx_bytes: self.tx_bytes.saturating_sub(base.tx_bytes),
+            refused: self.refused.saturating_sub(base.refused),
         }
     }
 
@@ -49,6 +55,7 @@ impl Carried {
             rx_bytes: self.rx_bytes + other.rx_bytes,
             tx_packets: self.tx_packets + other.tx_packets,
             tx_bytes: self.tx_bytes + other.tx_bytes,
+            refused: self.refused + other.refused,
         }
     }
 }
@@ -371,18 +378,20 @@ impl Settled {
     /// When the kernel does not say.
     pub fn carried(&self, port: PortId) -> Result<Carried, RouterError> {
         let doing = "cannot read what hooks have carried";
-        let sum = |side: u32| {
-            let counts = self.carried.get(&(2 * u32::from(port.0) + side), 0);
+        let sum = |fate: u32| {
+            let counts = self.carried.get(&(FATES * u32::from(port.0) + fate), 0);
             let counts = counts.map_err(|e| failed(doing)(chain(&e)))?;
             let packets: u64 = counts.iter().map(|traffic| traffic.packets).sum();
             Ok((packets, counts.iter().map(|traffic| traffic.bytes).sum()))
         };
         let ((rx_packets, rx_bytes), (tx_packets, tx_bytes)) = (sum(0)?, sum(1)?);
+        let (refused, _) = sum(2)?;
         Ok(Carried {
             rx_packets,
             rx_bytes,
             tx_packets,
             tx_bytes,
+            refused,
         })
     }
 

@@ -75,6 +75,8 @@ pub(super) struct Io {
     places: Vec<Option<usize>>,
     /// The trunk's number, beyond those of ports.
     trunk: PortId,
+    /// Up to where the trunk's packets are of rounds that have begun, modulo 2^32.
+    round_end: u32,
     loans: Loans,
     handoff: Handoff,
     /// The set of workers that send for this one.
@@ -108,6 +110,7 @@ impl Io {
             links: Vec::with_capacity(ports),
             places: vec![None; ports],
             trunk,
+            round_end: 0,
             loans: Loans::new(),
             handoff,
             helpers: 0,

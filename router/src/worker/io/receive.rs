@@ -4,7 +4,7 @@ use viaduct_fib::{Fib, PortId};
 
 use super::{Io, Received, Taken};
 use crate::trunk;
-use crate::xsk::{RESERVE, Visit, Xsk};
+use crate::xsk::{MAX_DEPTH, RESERVE, Visit, Xsk};
 
 /// Packets to one queue that are worth waiting for.
 const PER_CALL: usize = 8;
@@ -36,6 +36,24 @@ impl Io {
         let link = self.links.get_mut(link);
         let xsk = link.and_then(|link| link.queues.get_mut(queue));
         xsk.is_some_and(Xsk::has_received)
+    }
+
+    /// Whether a link is the trunk, and all of its packets are taken that were there at the round's beginning; then
+    /// another begins (`router/bpf/trunk.h`).
+    #[inline]
+    pub(in crate::worker) fn is_round_over(&mut self, link: usize) -> bool {
+        let Some(link) = self.links.get(link).filter(|link| link.port == self.trunk) else {
+            return false;
+        };
+        let Some(xsk) = link.queues.first() else {
+            return false;
+        };
+        let left = self.round_end.wrapping_sub(xsk.taken());
+        if (1..=MAX_DEPTH).contains(&left) {
+            return false;
+        }
+        self.round_end = xsk.come();
+        true
     }
 
     /// Begins to fetch the next packets of a queue, so many at most.
