@@ -6,12 +6,12 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, bail, ensure};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::time::timeout;
-use viaduct_config::{Config, Hook, NetworkConfig, OnExit, XdpMode};
+use viaduct_config::{Config, NetworkConfig, OnExit, XdpMode};
 use viaduct_control::gossip::Gossip;
 use viaduct_control::kernel::Kernel;
 use viaduct_control::{Agent, Leftovers, has_slow_path, note_place, preview};
 use viaduct_fib::Publisher;
-use viaduct_router::{ClusterPrefix, Liveness, Router, pinned_programs};
+use viaduct_router::{ClusterPrefix, InTc, Liveness, Router, pinned_programs};
 
 use crate::answers::Answers;
 use crate::desired::Desired;
@@ -19,7 +19,7 @@ use crate::host::Finding;
 use crate::limits;
 use crate::locks::{NamespaceLock, forget, is_running, lock};
 use crate::merged::Merged;
-use crate::options::{agent_options, here, router_options, vni};
+use crate::options::{agent_options, here, in_tc, router_options, vni};
 use crate::orchestrator::Orchestrator;
 use crate::out::say;
 use crate::peers;
@@ -130,7 +130,7 @@ async fn serve(config: &Config, stop: &mut Stop, hang_up: Signal) -> anyhow::Res
         host: config.networks.first().map(|n| vni(n.vni)),
         ports: config.networks.iter().map(|n| n.port).collect(),
         problems: Vec::new(),
-        settles: [config.underlay.hook, config.hooks.pods].contains(&Hook::Tc),
+        settles: in_tc(config) != InTc::Nothing,
         expects_native: config.underlay.xdp == XdpMode::Auto,
     };
     // What other nodes said last is known before they say it again.

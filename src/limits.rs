@@ -175,8 +175,7 @@ mod tests {
     fn options(workers: usize, max_ports: usize) -> RouterOptions {
         RouterOptions {
             underlay: viaduct_router::Hook::Xdp,
-            pods: viaduct_router::Hook::Xdp,
-            settled: true,
+            tc: viaduct_router::InTc::Nothing,
             workers,
             cpus: None,
             adaptive: true,

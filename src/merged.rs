@@ -2,7 +2,7 @@
 
 use std::collections::HashSet;
 
-use viaduct_config::{GossipConfig, PodConfig, RouteConfig, Trust};
+use viaduct_config::{Config, GossipConfig, PodConfig, RouteConfig, Trust};
 use viaduct_control::OwnAddresses;
 use viaduct_control::gossip::Nodes;
 use viaduct_control::sources::{
@@ -80,7 +80,7 @@ fn sources(desired: &Desired, own: OwnAddresses, nodes: Option<&Nodes>) -> Sourc
         prefix: d.prefix,
         to: d.node.clone(),
     });
-    let mut command = entries(more_pods, more_routes);
+    let mut command = entries(config, more_pods, more_routes);
     let mut bindings = desired.bindings();
     for port in &mut command.ports {
         port.binding = bindings.remove(&*port.name).unwrap_or_default();
@@ -93,7 +93,7 @@ fn sources(desired: &Desired, own: OwnAddresses, nodes: Option<&Nodes>) -> Sourc
         max_ports: config.workers.max_ports,
         file: Entries {
             delegations: delegations.collect(),
-            ..entries(file_pods, file_routes)
+            ..entries(config, file_pods, file_routes)
         },
         command,
         announced: announced.map(|node| Announced::from(&**node)).collect(),
@@ -101,13 +101,16 @@ fn sources(desired: &Desired, own: OwnAddresses, nodes: Option<&Nodes>) -> Sourc
     }
 }
 
-fn entries(pods: &[PodConfig], routes: &[RouteConfig]) -> Entries {
+fn entries(config: &Config, pods: &[PodConfig], routes: &[RouteConfig]) -> Entries {
     let routes = routes.iter().map(|route| StaticRoute {
         node: route.node.clone(),
         route: route_options(route),
     });
     Entries {
-        ports: pods.iter().map(port_options).collect(),
+        ports: pods
+            .iter()
+            .map(|pod| port_options(pod, config.hooks.pods))
+            .collect(),
         routes: routes.collect(),
         delegations: Vec::new(),
     }

@@ -10,7 +10,7 @@ use viaduct_control::{
 use viaduct_encap::ecn::Dscp;
 use viaduct_encap::{MacAddr, Vni, VtepMacs};
 use viaduct_fib::{Limits, Rate};
-use viaduct_router::{Hook, RouterOptions};
+use viaduct_router::{Hook, InTc, RouterOptions};
 
 /// The network namespace that this thread is in. Where the kernel cannot number it (before Linux
 /// 5.14), all are one.
@@ -52,20 +52,32 @@ pub(crate) fn router_options(config: &Config) -> RouterOptions {
         fail_closed: config.slow_path.on_exit == OnExit::FailClosed,
         pins: config.runtime.pins(&config.node.name),
         underlay: hook(config.underlay.hook),
-        pods: hook(config.hooks.pods),
-        settled: config.hooks.settled,
+        tc: in_tc(config),
     }
 }
 
-const fn hook(hook: viaduct_config::Hook) -> Hook {
-    match hook {
-        viaduct_config::Hook::Xdp => Hook::Xdp,
-        viaduct_config::Hook::Tc => Hook::Tc,
+/// Where packets are looked at first: where nothing is said, in tc if the kernel has what that needs.
+fn hook(said: Option<viaduct_config::Hook>) -> Hook {
+    match said {
+        Some(viaduct_config::Hook::Xdp) => Hook::Xdp,
+        None if !viaduct_router::has_tcx() => Hook::Xdp,
+        Some(viaduct_config::Hook::Tc) | None => Hook::Tc,
     }
 }
 
-/// A pod of the configuration, as the agent wants it.
-pub(crate) fn port_options(pod: &PodConfig) -> PortOptions {
+/// What hooks in tc do, of which there may be none.
+pub(crate) fn in_tc(config: &Config) -> InTc {
+    let hooks = [config.underlay.hook, config.hooks.pods].map(hook);
+    match config.hooks.settled {
+        _ if !hooks.contains(&Hook::Tc) => InTc::Nothing,
+        true => InTc::Settled,
+        false => InTc::ToWorkers,
+    }
+}
+
+/// A pod of the configuration, as the agent wants it; `usual`: where pods' packets are looked at that do not say.
+pub(crate) fn port_options(pod: &PodConfig, usual: Option<viaduct_config::Hook>) -> PortOptions {
+    let limited = pod.egress.is_some() || pod.ingress.is_some();
     PortOptions {
         name: pod.name.clone(),
         interface: pod.interface.clone(),
@@ -76,6 +88,8 @@ pub(crate) fn port_options(pod: &PodConfig) -> PortOptions {
             from_pod: pod.egress.map(rate),
             to_pod: pod.ingress.map(rate),
         },
+        // Workers measure a rate at queues of the pod's own.
+        sockets: limited || hook(pod.attach.or(usual)) == Hook::Xdp,
         binding: Binding::Name,
     }
 }
@@ -110,13 +124,20 @@ pub(crate) fn network_options(config: &Config) -> Vec<NetworkOptions> {
     networks.collect()
 }
 
-/// With the configuration's pods and routes, as they are written.
+/// The configuration's pods, as the agent wants them.
+fn ports(config: &Config) -> Vec<PortOptions> {
+    let pods = config.pods.iter();
+    pods.map(|pod| port_options(pod, config.hooks.pods))
+        .collect()
+}
+
 /// The addresses of `gossip.peers`; names are not looked up.
 fn peers(config: &Config) -> Vec<IpAddr> {
     let peers = config.gossip.iter().flat_map(|gossip| &gossip.peers);
     peers.filter_map(|(host, _)| host.parse().ok()).collect()
 }
 
+/// With the configuration's pods and routes, as they are written.
 pub(crate) fn agent_options(config: &Config) -> AgentOptions {
     let fixed = OwnAddresses {
         v4: config.underlay.address,
@@ -129,7 +150,7 @@ pub(crate) fn agent_options(config: &Config) -> AgentOptions {
             addresses: fixed,
         },
         networks: network_options(config),
-        ports: config.pods.iter().map(port_options).collect(),
+        ports: ports(config),
         routes: config.routes.iter().map(route_options).collect(),
         peers: peers(config),
         gossip_port: config.gossip.as_ref().map(|gossip| gossip.port),

@@ -126,7 +126,7 @@ impl DataPlane for Plane {
             mac: pod.mac,
             addresses: pod.addresses.to_vec(),
             carried: pod.carried,
-            limited: pod.limited,
+            sockets: pod.sockets,
         };
         let mut router = self.router.lock();
         let attached = router.attach(id, &link.name, link.index, Some(pod));

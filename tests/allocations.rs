@@ -12,7 +12,7 @@ use std::time::Duration;
 use common::{Namespace, Testbed};
 use viaduct_encap::{MacAddr, Vni, VtepMacs};
 use viaduct_fib::{Network, NetworkId, Port, PortId, Publisher, ReaderFactory, Update};
-use viaduct_router::{ClusterPrefix, Hook, PodSide, Router, RouterOptions, WorkerTotals};
+use viaduct_router::{ClusterPrefix, Hook, InTc, PodSide, Router, RouterOptions, WorkerTotals};
 
 /// Calls of all threads: the test's own sleeps while workers are counted.
 static CALLS: AtomicU64 = AtomicU64::new(0);
@@ -118,8 +118,7 @@ fn router(readers: &ReaderFactory, macs: &[MacAddr]) -> Router {
     let workers: usize = workers.parse().expect("a number");
     let options = RouterOptions {
         underlay: Hook::Xdp,
-        pods: Hook::Xdp,
-        settled: true,
+        tc: InTc::Nothing,
         workers,
         cpus: None,
         adaptive: true,
@@ -155,7 +154,7 @@ fn router(readers: &ReaderFactory, macs: &[MacAddr]) -> Router {
         .expect("the underlay");
     for (n, name) in (1u16..).zip(PODS) {
         let pod = PodSide {
-            limited: false,
+            sockets: true,
             vni,
             mac: macs[usize::from(n) - 1],
             addresses: vec![[10, 244, 1, 1 + u8::try_from(n).expect("small")].into()],

@@ -131,6 +131,44 @@ fn without_settled_all_is_the_workers() {
     }
 }
 
+/// A pod's own key says where its packets are looked at, while others go on; at a reload, too.
+#[test]
+fn a_pod_has_sockets_beside_pods_with_hooks() {
+    let pair = Pair::new(&settled());
+    let [web, far] = &pair.pods;
+    let router = &pair.routers[0];
+    let hook = || {
+        let ports = router.ask("ports");
+        let ports = ports["ports"].as_array().expect("ports").clone();
+        let port = ports.into_iter().find(|port| port["name"] == "veth-web");
+        port.map_or(Value::Null, |port| port["device"]["hook"].clone())
+    };
+    assert_eq!(hook(), "tc");
+    let own = "interface = \"veth-web\"";
+    let with = format!("{own}\nattach = \"xsk\"");
+    router.reload(|file| file.replace(own, &with));
+    wait_for("sockets at the pod", || hook() == "xdp");
+    let before = tiers(router, "veth-web");
+    for address in [far.v4(), far.v6()] {
+        wait_for(&address, || web.namespace.ping(&address, 1, 56) == 1);
+        web.tcp(far, &address, 500_000);
+    }
+    let [hooks, workers] = tiers(router, "veth-web");
+    assert_eq!(hooks, before[0], "its packets come by its own queue");
+    // 1 MB in packets of 1,450 bytes.
+    assert!(workers > before[1] + 700, "{workers}");
+    router.reload(|file| file.replace(&with, own));
+    wait_for("a hook at the pod", || hook() == "tc");
+    wait_for("its packets", || web.namespace.ping(&far.v4(), 1, 56) == 1);
+    let before = tiers(router, "veth-web");
+    web.tcp(far, &far.v4(), 500_000);
+    assert!(
+        tiers(router, "veth-web")[0] > before[0] + 300,
+        "by the hook"
+    );
+    router.assert_balanced();
+}
+
 #[test]
 fn hooks_outlive_their_router_and_are_taken_over() {
     let mut pair = Pair::new(&settled());

@@ -30,6 +30,7 @@ pub struct PodEntry {
     pub egress_burst: Option<i64>,
     pub ingress_rate: Option<i64>,
     pub ingress_burst: Option<i64>,
+    pub attach: Option<String>,
 }
 
 /// A route, as `[[routes]]` has it.
@@ -106,6 +107,7 @@ impl PodEntry {
             egress_burst: number(self.egress_burst),
             ingress_rate: number(self.ingress_rate),
             ingress_burst: number(self.ingress_burst),
+            attach: text(self.attach.as_ref()),
         }
     }
 }

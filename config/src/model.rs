@@ -57,8 +57,8 @@ pub struct UnderlayConfig {
     pub address: Option<Ipv4Addr>,
     /// The same over IPv6.
     pub address6: Option<Ipv6Addr>,
-    /// Where its packets are looked at first.
-    pub hook: Hook,
+    /// Where its packets are looked at first; none: [`Hook::Tc`] where the kernel has it.
+    pub hook: Option<Hook>,
     /// How XDP programs are attached.
     pub xdp: XdpMode,
     /// How many receive queues Viaduct may own, 1 to 1024; none for all.
@@ -88,10 +88,9 @@ pub enum XdpMode {
 }
 
 /// Where packets of a device are looked at first.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Hook {
     /// In XDP, with AF_XDP sockets at the device's own queues.
-    #[default]
     Xdp,
     /// In tc (tcx, Linux 6.6): the device keeps its offloads, and workers get what is theirs over veth pairs of their own.
     Tc,
@@ -100,8 +99,8 @@ pub enum Hook {
 /// What looks at packets first.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct HooksConfig {
-    /// Of pods whose rate is not limited; those whose is have sockets of their own ([`Hook::Xdp`]).
-    pub pods: Hook,
+    /// Of pods that do not say; none: [`Hook::Tc`] where the kernel has it.
+    pub pods: Option<Hook>,
     /// Whether hooks in tc carry what is settled. All is the workers' otherwise.
     pub settled: bool,
 }
@@ -109,7 +108,7 @@ pub struct HooksConfig {
 impl Default for HooksConfig {
     fn default() -> Self {
         Self {
-            pods: Hook::default(),
+            pods: None,
             settled: true,
         }
     }
@@ -354,6 +353,8 @@ pub struct PodConfig {
     pub egress: Option<RateConfig>,
     /// What it may receive; none when that is not limited.
     pub ingress: Option<RateConfig>,
+    /// Where its packets are looked at first; none: as [`HooksConfig::pods`] says. One whose rate is limited has [`Hook::Xdp`].
+    pub attach: Option<Hook>,
     /// The line that names the interface, from 1; 0 when a command gave the pod.
     pub line: usize,
 }

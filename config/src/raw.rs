@@ -150,6 +150,7 @@ pub(crate) struct Pod {
     pub(crate) egress_burst: Option<Number>,
     pub(crate) ingress_rate: Option<Number>,
     pub(crate) ingress_burst: Option<Number>,
+    pub(crate) attach: Option<Text>,
 }
 
 #[derive(Debug, Deserialize)]

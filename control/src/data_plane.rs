@@ -153,8 +153,8 @@ pub struct PodSide<'a> {
     pub addresses: &'a [IpAddr],
     /// Whether the kernel carries its network, too.
     pub carried: bool,
-    /// Whether it may send or receive at a rate only.
-    pub limited: bool,
+    /// Whether workers have sockets at its own queues; its hook is in tc otherwise.
+    pub sockets: bool,
 }
 
 /// Why the data plane could not do what it was asked for. The text is shown to operators as it is,

@@ -109,6 +109,8 @@ pub struct PortOptions {
     pub mac: Option<MacAddr>,
     /// How much it may send and receive.
     pub limits: Limits,
+    /// Whether workers have sockets at its own queues; its hook is in tc otherwise.
+    pub sockets: bool,
     /// Which interface of that name is the pod's.
     pub binding: Binding,
 }
@@ -124,6 +126,7 @@ impl PortOptions {
             addresses,
             mac,
             limits,
+            sockets,
             binding: _,
         } = self;
         *name == other.name
@@ -132,6 +135,7 @@ impl PortOptions {
             && *addresses == other.addresses
             && *mac == other.mac
             && *limits == other.limits
+            && *sockets == other.sockets
     }
 }
 

@@ -35,6 +35,7 @@ pub(crate) fn options() -> AgentOptions {
         addresses: addresses.iter().map(|a| a.parse().unwrap()).collect(),
         mac: None,
         limits: viaduct_fib::Limits::default(),
+        sockets: true,
         binding: crate::binding::Binding::Name,
     };
     AgentOptions {

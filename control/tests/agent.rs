@@ -172,6 +172,7 @@ fn options() -> AgentOptions {
             addresses: vec!["10.42.1.10".parse().unwrap()],
             mac: None,
             limits: viaduct_fib::Limits::default(),
+            sockets: true,
             binding: viaduct_control::Binding::Name,
         }],
         routes: vec![RouteOptions {

@@ -170,6 +170,7 @@ impl Draw<'_> {
             addresses: vec![IpAddr::from([10, 244, self.below(4), self.byte()])],
             mac: None,
             limits: Limits::default(),
+            sockets: true,
             binding: viaduct_control::Binding::Name,
         }
     }

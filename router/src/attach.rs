@@ -13,9 +13,16 @@ use aya::programs::links::{FdLink, LinkOrder, PinnedLink};
 use aya::programs::tc::{SchedClassifierLink, SchedClassifierLinkId, TcAttachOptions};
 use aya::programs::xdp::XdpLink;
 use aya::programs::{SchedClassifier, TcAttachType, Xdp, XdpMode as AyaMode};
+use aya::util::KernelVersion;
 
 use crate::bpf::{Pinholes, XdpMode, chain};
 use crate::error::RouterError;
+
+/// Whether this kernel has links of tcx, which hooks in tc need: Linux 6.6.
+#[must_use]
+pub fn has_tcx() -> bool {
+    KernelVersion::current().is_ok_and(|this| this >= KernelVersion::new(6, 6, 0))
+}
 
 /// A link, held by its descriptor and by its pin.
 pub(crate) struct Attachment {

@@ -25,7 +25,7 @@ mod tun;
 mod worker;
 pub mod xsk;
 
-pub use attach::{pinned_programs, remove_pins};
+pub use attach::{has_tcx, pinned_programs, remove_pins};
 pub use bpf::{Carried, ClusterPrefix, Outcomes, Settled, Trial, Tried, XdpMode};
 pub use counters::{PortTotals, SocketTotals, WorkerTotals};
 pub use error::RouterError;
@@ -36,7 +36,7 @@ pub use forward::{
 };
 pub use frame::{Frame, MAX_MTU};
 pub use reason::DropReason;
-pub use router::{Attached, Hook, Liveness, PodSide, Router, RouterOptions, WorkerHealth};
+pub use router::{Attached, Hook, InTc, Liveness, PodSide, Router, RouterOptions, WorkerHealth};
 pub use sys::network_namespace;
 pub use tick::Tick;
 pub use tun::check_tun;

@@ -39,6 +39,9 @@ pub(super) enum PortCommand {
         /// What it may receive at once, in bits
         #[arg(long)]
         ingress_burst: Option<u64>,
+        /// Where its packets are looked at first: tc or xsk; as hooks.pods says if not given
+        #[arg(long)]
+        attach: Option<String>,
         #[command(flatten)]
         ask: client::Ask,
     },
@@ -65,6 +68,7 @@ impl PortCommand {
                 egress_burst,
                 ingress_rate,
                 ingress_burst,
+                attach,
                 ask,
             } => {
                 let entry = json!({
@@ -72,6 +76,7 @@ impl PortCommand {
                     "mac": mac, "moved": moved,
                     "egress_rate": egress_rate, "egress_burst": egress_burst,
                     "ingress_rate": ingress_rate, "ingress_burst": ingress_burst,
+                    "attach": attach,
                 });
                 client::change(&json!({ "add": "port", "entry": entry }), &ask)
             }

@@ -315,7 +315,7 @@ impl Hooks {
     /// A line of `[underlay]`, and the table `[hooks]`.
     const fn lines(self) -> [&'static str; 2] {
         match self {
-            Self::Xdp => ["", ""],
+            Self::Xdp => ["hook = \"xdp\"", "[hooks]\npods = \"xsk\""],
             Self::Tc => ["hook = \"tc\"", "[hooks]\npods = \"tc\"\nsettled = false"],
             Self::Settled => ["hook = \"tc\"", "[hooks]\npods = \"tc\""],
         }

@@ -52,7 +52,7 @@ pub(super) fn underlay(
         interface: String::new(),
         address: None,
         address6: None,
-        hook: Hook::default(),
+        hook: None,
         xdp: XdpMode::Auto,
         queues: None,
         line: 1,
@@ -80,12 +80,7 @@ pub(super) fn underlay(
             Some(IpAddr::V6(address)) => Some(address),
             _ => None,
         },
-        hook: choice(
-            raw.hook.as_ref(),
-            "hook",
-            &[("tc", Hook::Tc), ("xdp", Hook::Xdp)],
-            problems,
-        ),
+        hook: hook(raw, problems),
         xdp: choice(raw.xdp.as_ref(), "xdp", &modes, problems),
         queues: number(raw.queues.as_ref(), "queues", &(1..=1024), problems),
         ..none
@@ -101,6 +96,30 @@ pub(super) fn underlay(
         underlay.line = problems.line(&at);
     }
     underlay
+}
+
+/// The underlay's hook. Keys that are about XDP speak for it.
+fn hook(raw: &Underlay, problems: &mut Problems<'_>) -> Option<Hook> {
+    let hooks = [("tc", Some(Hook::Tc)), ("xdp", Some(Hook::Xdp))];
+    let said = choice(raw.hook.as_ref(), "hook", &hooks, problems);
+    let about_xdp = [
+        ("xdp", raw.xdp.as_ref().map(Spanned::span)),
+        ("queues", raw.queues.as_ref().map(Spanned::span)),
+    ];
+    let given = about_xdp
+        .into_iter()
+        .filter_map(|(key, at)| Some((key, at?)));
+    let mut said = said;
+    for (key, at) in given {
+        if said == Some(Hook::Tc) {
+            let message =
+                format!("`{key}` is about XDP, and the hook is in tc; remove one of both");
+            problems.report(&at, message);
+        } else {
+            said = Some(Hook::Xdp);
+        }
+    }
+    said
 }
 
 /// One of the node's own addresses, of the key's family.
@@ -126,14 +145,13 @@ fn own_address(
     None
 }
 
+/// Words for how a pod is attached.
+pub(super) const ATTACH: [(&str, Option<Hook>); 2] =
+    [("tc", Some(Hook::Tc)), ("xsk", Some(Hook::Xdp))];
+
 pub(super) fn hooks(raw: &Hooks, problems: &mut Problems<'_>) -> HooksConfig {
     HooksConfig {
-        pods: choice(
-            raw.pods.as_ref(),
-            "pods",
-            &[("tc", Hook::Tc), ("xsk", Hook::Xdp)],
-            problems,
-        ),
+        pods: choice(raw.pods.as_ref(), "pods", &ATTACH, problems),
         settled: raw.settled.unwrap_or(true),
     }
 }

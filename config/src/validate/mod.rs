@@ -31,13 +31,11 @@ pub(crate) fn config(root: &Root, file: &Path, problems: &mut Problems<'_>) -> C
     let runtime = host::runtime(&root.runtime, &node.name, problems);
     let gossip = gossip::gossip(root.gossip.as_ref(), &node.name, problems);
     let networks = networks::networks(&root.networks, &node.name, &underlay, problems);
-    let pods = pods::pods(
-        &root.pods,
-        &networks,
-        &underlay,
-        workers.max_ports,
-        problems,
-    );
+    let host = pods::Host {
+        underlay: &underlay,
+        hooks: &hooks,
+    };
+    let pods = pods::pods(&root.pods, &networks, host, workers.max_ports, problems);
     let routes = routes::routes(&root.routes, &networks, &node.name, &underlay, problems);
     let gossips = root.gossip.is_some();
     let delegations =

@@ -7,12 +7,20 @@ use std::ops::{Range, RangeInclusive};
 use ipnet::IpNet;
 use toml::Spanned;
 
+use super::host::ATTACH;
 use super::networks::{Checked, PodPrefix, resolve};
 use super::prefix::{PrefixTable, special_use};
-use super::values::{Once, interface, label, mac, number, required, required_list};
-use crate::model::{Config, PodConfig, RateConfig, UnderlayConfig};
+use super::values::{Once, choice, interface, label, mac, number, required, required_list};
+use crate::model::{Config, Hook, HooksConfig, PodConfig, RateConfig, UnderlayConfig};
 use crate::raw::{Number, Pod};
 use crate::source::{Place, Problems};
+
+/// What of the node pods have to go with.
+#[derive(Clone, Copy)]
+pub(super) struct Host<'a> {
+    pub(super) underlay: &'a UnderlayConfig,
+    pub(super) hooks: &'a HooksConfig,
+}
 
 /// Who has an address: network and address to the place.
 type Owners = HashMap<(usize, IpAddr), Place>;
@@ -47,13 +55,17 @@ pub(super) fn one(
         let addresses = pod.addresses.iter().map(|a| ((pod.network, *a), place));
         seen.owners.extend(addresses);
     }
-    self::pod(raw, networks, &config.underlay, &mut seen, problems)
+    let host = Host {
+        underlay: &config.underlay,
+        hooks: &config.hooks,
+    };
+    self::pod(raw, networks, host, &mut seen, problems)
 }
 
 pub(super) fn pods(
     raw: &[Spanned<Pod>],
     networks: &[Checked],
-    underlay: &UnderlayConfig,
+    host: Host<'_>,
     max_ports: usize,
     problems: &mut Problems<'_>,
 ) -> Vec<PodConfig> {
@@ -66,14 +78,14 @@ pub(super) fn pods(
     }
     let mut seen = Seen::default();
     let pods = raw.iter();
-    pods.map(|entry| pod(entry, networks, underlay, &mut seen, problems))
+    pods.map(|entry| pod(entry, networks, host, &mut seen, problems))
         .collect()
 }
 
 fn pod<'a>(
     entry: &'a Spanned<Pod>,
     networks: &[Checked],
-    underlay: &UnderlayConfig,
+    host: Host<'_>,
     seen: &mut Seen<'a>,
     problems: &mut Problems<'_>,
 ) -> PodConfig {
@@ -91,7 +103,7 @@ fn pod<'a>(
         new_interface =
             seen.interfaces
                 .note(*device, &format_args!("interface {device:?}"), at, problems);
-        if *device == underlay.interface {
+        if *device == host.underlay.interface {
             let message = format!(
                 "{device:?} is the underlay's interface; give the host's end of the pod's veth"
             );
@@ -116,6 +128,7 @@ fn pod<'a>(
     }
     let network = resolve(raw.network.as_ref(), networks, &at, problems);
     let addresses = addresses(raw, &at, network, &mut seen.owners, problems);
+    let attach = attach(raw, host, problems);
     PodConfig {
         name: name.map_or("", |(name, _)| name).to_owned(),
         interface: device.as_ref().map_or("", |(device, _)| device).to_string(),
@@ -133,8 +146,28 @@ fn pod<'a>(
             (raw.ingress_burst.as_ref(), "ingress_burst"),
             problems,
         ),
+        attach,
         line: problems.line(&device.map_or(at, |(_, at)| at)),
     }
+}
+
+/// Where the pod's packets are looked at first, if it says so.
+fn attach(raw: &Pod, host: Host<'_>, problems: &mut Problems<'_>) -> Option<Hook> {
+    let said = choice(raw.attach.as_ref(), "attach", &ATTACH, problems);
+    let (Some(Hook::Tc), Some(text)) = (said, &raw.attach) else {
+        return said;
+    };
+    if raw.egress_rate.is_some() || raw.ingress_rate.is_some() {
+        let message = "a pod with a rate has sockets of its own; leave `attach` out, or the rate";
+        problems.report(&text.span(), message.into());
+    }
+    let xdp = Some(Hook::Xdp);
+    if host.hooks.pods == xdp && host.underlay.hook == xdp {
+        let message = "neither hooks.pods nor underlay.hook is \"tc\", so that workers have no veth pairs for hooks in tc; \
+                       set hooks.pods = \"tc\", and attach = \"xsk\" for the other pods";
+        problems.report(&text.span(), message.into());
+    }
+    said
 }
 
 /// A rate with its burst, each with its key.

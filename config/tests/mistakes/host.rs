@@ -109,6 +109,18 @@ fn node_and_underlay() {
             "queues = 0",
             &["`queues` cannot be 0", "1 to 1024"],
         ),
+        Case(
+            5,
+            "address = \"192.0.2.1\"",
+            "hook = \"tcx\"",
+            &["`hook` cannot be \"tcx\"", "tc, xdp"],
+        ),
+        Case(
+            5,
+            "address = \"192.0.2.1\"",
+            "queues = 4\nhook = \"tc\"",
+            &["`queues` is about XDP", "hook is in tc"],
+        ),
     ]);
 }
 

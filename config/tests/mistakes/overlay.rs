@@ -160,6 +160,18 @@ fn pods() {
         ),
         Case(29, "0a", "0b", &["no unicast MAC"]),
         Case(
+            29,
+            "mac = \"0a:00:00:00:00:01\"",
+            "attach = \"xdp\"",
+            &["`attach` cannot be \"xdp\"", "tc, xsk"],
+        ),
+        Case(
+            29,
+            "mac = \"0a:00:00:00:00:01\"",
+            "attach = \"tc\"\ningress_rate = 1000000",
+            &["a pod with a rate has sockets"],
+        ),
+        Case(
             31,
             "veth-blue",
             "veth-web",
@@ -250,4 +262,18 @@ fn routes() {
             &["VTEP 192.0.2.2 has MAC", "in line 38", "correct one"],
         ),
     ]);
+}
+
+/// A pod's hook can be in tc only where workers have veth pairs for such hooks.
+#[test]
+fn a_hook_in_tc_where_there_are_none() {
+    let hooks = "hook = \"xdp\"\n[hooks]\npods = \"xsk\"\n[workers]";
+    let text = super::SOUND.replacen("[workers]", hooks, 1);
+    let text = text.replacen("mac = \"0a:00:00:00:00:01\"", "attach = \"tc\"", 1);
+    let errors = super::errors(&text).to_string();
+    assert!(
+        errors.contains("neither hooks.pods nor underlay.hook"),
+        "{errors}"
+    );
+    assert!(errors.contains("test.toml:32:"), "{errors}");
 }

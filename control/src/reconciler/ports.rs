@@ -277,6 +277,7 @@ impl<D: DataPlane> Reconciler<D> {
         let vni = network.vni;
         let carried = options.network == 0;
         let addresses = options.addresses.clone();
+        let sockets = options.sockets;
         self.stage(Update::PutPort { id, port })?;
         for &address in &addresses {
             self.stage(Update::PutLocal {
@@ -291,7 +292,7 @@ impl<D: DataPlane> Reconciler<D> {
             mac: port.mac,
             addresses: &addresses,
             carried,
-            limited: port.limits != Limits::default(),
+            sockets,
         };
         self.data_plane.attach_port(id, pod, link)?;
         progress.attached = true;

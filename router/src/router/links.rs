@@ -70,8 +70,8 @@ pub struct PodSide {
     pub addresses: Vec<IpAddr>,
     /// Whether the kernel carries its network, too.
     pub carried: bool,
-    /// Whether it may send or receive at a rate only: workers measure that at queues of its own.
-    pub limited: bool,
+    /// Whether workers have sockets at its own queues ([`Hook::Xdp`]), as they need for one whose rate is limited.
+    pub sockets: bool,
 }
 
 /// Where packets of a device are looked at first.
@@ -100,8 +100,8 @@ impl Router {
         self.workers.iter_mut().for_each(Handle::settle);
         self.check_free(port, interface, ifindex)?;
         let hook = match &pod {
-            Some(pod) if pod.limited => Hook::Xdp,
-            Some(_) => self.options.pods,
+            Some(pod) if pod.sockets => Hook::Xdp,
+            Some(_) => Hook::Tc,
             None => self.options.underlay,
         };
         if hook == Hook::Tc {

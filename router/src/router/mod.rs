@@ -80,10 +80,19 @@ pub struct RouterOptions {
     pub pins: PathBuf,
     /// Where the underlay's packets are looked at first.
     pub underlay: Hook,
-    /// The same of pods whose rate is not limited.
-    pub pods: Hook,
-    /// Whether hooks in tc carry what is settled; all is the workers' otherwise.
-    pub settled: bool,
+    /// What hooks in tc do.
+    pub tc: InTc,
+}
+
+/// What hooks in tc do.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum InTc {
+    /// There are none: workers have no trunks.
+    Nothing,
+    /// They give all that is the workers' to them.
+    ToWorkers,
+    /// They carry what is settled themselves.
+    Settled,
 }
 
 impl RouterOptions {
@@ -162,7 +171,7 @@ impl Router {
             u32::try_from(options.workers).unwrap_or(u32::MAX),
             options.heartbeat_timeout,
             options.fail_closed,
-            options.settled,
+            options.tc == InTc::Settled,
         )?;
         let tun = Tun::open(PUNT_DEVICE, options.workers)?;
         let mailboxes = mailboxes(options.workers, FRAME_SIZE as usize)
@@ -190,7 +199,7 @@ impl Router {
             router.workers.push(handle);
         }
         router.workers.iter().for_each(Handle::wait_for_life);
-        if [router.options.underlay, router.options.pods].contains(&Hook::Tc) {
+        if router.options.tc != InTc::Nothing {
             router.make_trunks()?;
         }
         Ok(router)

@@ -46,7 +46,9 @@ pub(crate) enum Kind {
     Tcx,
     /// This router
     Viaduct,
-    /// This router with busy polling, at the base points only
+    /// This router with AF_XDP sockets at pods and underlay
+    ViaductXsk,
+    /// The same with busy polling, at the base points only
     ViaductBusy,
     /// This router with another configuration
     #[value(skip)]
@@ -54,7 +56,7 @@ pub(crate) enum Kind {
 }
 
 impl Kind {
-    pub(crate) const ALL: [Self; 9] = [
+    pub(crate) const ALL: [Self; 10] = [
         Self::None,
         Self::Kernel,
         Self::KernelRps,
@@ -63,6 +65,7 @@ impl Kind {
         Self::Xdp,
         Self::Tcx,
         Self::Viaduct,
+        Self::ViaductXsk,
         Self::ViaductBusy,
     ];
 
@@ -76,6 +79,7 @@ impl Kind {
             Self::Xdp => "xdp",
             Self::Tcx => "tcx",
             Self::Viaduct => "viaduct",
+            Self::ViaductXsk => "viaduct-xsk",
             Self::ViaductBusy => "viaduct-busy",
             Self::Variant(variant) => &variant.name,
         }
@@ -93,28 +97,37 @@ impl Kind {
 
     /// Whether it works behind XDP, on the kernel's own packets.
     const fn is_in_the_stack(self) -> bool {
-        matches!(self, Self::Kernel | Self::KernelRps | Self::Tcx)
+        matches!(
+            self,
+            Self::Kernel | Self::KernelRps | Self::Tcx | Self::Viaduct
+        )
     }
 
     /// Whether it joins the sockets of pods.
     pub(crate) const fn joins_sockets(self) -> bool {
         matches!(
             self,
-            Self::None | Self::Kernel | Self::Tcx | Self::Viaduct | Self::Variant(_)
+            Self::None
+                | Self::Kernel
+                | Self::Tcx
+                | Self::Viaduct
+                | Self::ViaductXsk
+                | Self::Variant(_)
         )
     }
 
     /// Threads that forward packets and do nothing else; what has none works in the kernel's softirqs.
     pub(crate) const fn workers(self) -> Option<u32> {
         match self {
-            // A variant's configuration says how many.
+            // A variant's configuration says how many; hooks carry without.
             Self::None
             | Self::Kernel
             | Self::KernelRps
             | Self::Xdp
             | Self::Tcx
+            | Self::Viaduct
             | Self::Variant(_) => None,
-            Self::Ovs | Self::Bare | Self::Viaduct | Self::ViaductBusy => Some(1),
+            Self::Ovs | Self::Bare | Self::ViaductXsk | Self::ViaductBusy => Some(1),
         }
     }
 }
@@ -158,7 +171,9 @@ pub(crate) trait System {
     }
 }
 
-/// The busy router's configuration.
+/// The configuration with sockets.
+const XSK: &str = "underlay.hook = \"xdp\"\nhooks.pods = \"xsk\"";
+/// The busy router's, beside that.
 const BUSY: &str = "workers.polling = \"busy\"";
 
 pub(crate) fn start(kind: Kind, bed: &Bed, setup: &Setup) -> anyhow::Result<Box<dyn System>> {
@@ -167,9 +182,10 @@ pub(crate) fn start(kind: Kind, bed: &Bed, setup: &Setup) -> anyhow::Result<Box<
         node.take_frames()?;
     }
     let kernel = || kernel::Kernel::start(&node);
-    let viaduct = |extra: &str| {
+    let viaduct = |extra: &[&str]| {
         let cpus = format!("workers.cpus = [{}]", setup.cpu);
-        viaduct::Viaduct::start(&node, &setup.viaduct, &[&cpus, extra])
+        let extra = [&[&*cpus], extra].concat();
+        viaduct::Viaduct::start(&node, &setup.viaduct, &extra)
     };
     Ok(match kind {
         Kind::None => bail!("nothing carries frames there"),
@@ -179,9 +195,10 @@ pub(crate) fn start(kind: Kind, bed: &Bed, setup: &Setup) -> anyhow::Result<Box<
         Kind::Bare => Box::new(bare::Bare::start(bed, setup)?),
         Kind::Xdp => Box::new(hooks::Hooks::xdp(&node)?),
         Kind::Tcx => Box::new(hooks::Hooks::tcx(&node)?),
-        Kind::Viaduct => Box::new(viaduct("")?),
-        Kind::ViaductBusy => Box::new(viaduct(BUSY)?),
-        Kind::Variant(variant) => Box::new(viaduct(&variant.toml)?),
+        Kind::Viaduct => Box::new(viaduct(&[])?),
+        Kind::ViaductXsk => Box::new(viaduct(&[XSK])?),
+        Kind::ViaductBusy => Box::new(viaduct(&[XSK, BUSY])?),
+        Kind::Variant(variant) => Box::new(viaduct(&[&variant.toml])?),
     })
 }
 
@@ -196,6 +213,7 @@ pub(crate) fn start_at(kind: Kind, node: &Node, viaduct: &Path) -> anyhow::Resul
             Box::new(hooks::Hooks::tcx(node)?)
         }
         Kind::Viaduct => Box::new(router(&[])?),
+        Kind::ViaductXsk => Box::new(router(&[XSK])?),
         Kind::Variant(variant) => Box::new(router(&[&variant.toml])?),
         _ => bail!("{} joins no sockets", kind.name()),
     })
