@@ -8,7 +8,7 @@ use std::os::unix::net::UnixListener;
 use std::path::Path;
 use std::process::{Command, Output, Stdio};
 
-use common::{Daemon, Setup, Testbed, vtep_mac, wait_for};
+use common::{Daemon, Hooks, Setup, Testbed, vtep_mac, wait_for};
 
 const VIADUCT: &str = env!("CARGO_BIN_EXE_viaduct");
 
@@ -297,12 +297,19 @@ fn a_node_that_others_do_not_send_to_is_not_ready_and_says_what_mends_it() {
 /// What the kernel drops in front of a worker's socket, and what XDP drops, stand in `drops` with
 /// their meaning.
 #[test]
-fn drops_shows_what_sockets_and_xdp_dropped() {
+fn drops_shows_what_sockets_and_hooks_dropped() {
+    drops_in_front_of_a_stuck_worker(Hooks::Xdp, "kernel");
+    drops_in_front_of_a_stuck_worker(Hooks::Settled, "hook");
+}
+
+/// `fate`: who drops what finds no place in front of the worker.
+fn drops_in_front_of_a_stuck_worker(hooks: Hooks, fate: &str) {
     let mut bed = Testbed::new();
     let node = bed.node(1, 1);
     let pod = bed.pod(&node, "web", 2);
     let setup = Setup {
         workers: "count = 1\nheartbeat_timeout_ms = 60000",
+        hooks: Some(hooks),
         ..Setup::default()
     };
     let router = bed.router_with(&node, &[&pod], &[(2, &vtep_mac(2))], &setup);
@@ -313,7 +320,7 @@ fn drops_shows_what_sockets_and_xdp_dropped() {
         rows.cloned().collect::<Vec<_>>()
     };
     let spoofed = || rows("xdp").iter().any(|row| row["reason"] == "spoofed");
-    assert!(rows("kernel").is_empty() && !spoofed());
+    assert!(rows(fate).is_empty() && !spoofed());
     let stuck = router.stick("worker-0");
     let gateway = node.namespace.run("ip -brief link show veth-web");
     let gateway = gateway.split_whitespace().nth(2).expect("its MAC");
@@ -327,17 +334,17 @@ fn drops_shows_what_sockets_and_xdp_dropped() {
     pod.namespace
         .ping_with(&["-I", "10.9.9.9"], "192.0.2.1", 1, 56);
     drop(stuck);
-    wait_for("the kernel's drops", || !rows("kernel").is_empty());
-    let kernel = &rows("kernel")[0];
-    assert_eq!(kernel["port"], "veth-web", "{kernel}");
-    wait_for("what XDP dropped", spoofed);
+    wait_for("drops in front of the worker", || !rows(fate).is_empty());
+    let row = &rows(fate)[0];
+    assert_eq!(row["port"], "veth-web", "{row}");
+    wait_for("what the pod's hook dropped", spoofed);
     let (code, text) = said(ask("drops", bed.directory.path()));
     assert_eq!(code, Some(0));
     assert!(
         text.contains("spoofed") && text.contains("not the pod's"),
         "{text}"
     );
-    assert!(text.contains("kernel  "), "{text}");
+    assert!(text.contains(&format!(" {fate}  ")), "{text}");
 }
 
 #[test]

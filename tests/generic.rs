@@ -2,7 +2,7 @@
 
 mod common;
 
-use common::{Daemon, Node, Pod, Setup, Testbed, vtep_mac};
+use common::{Daemon, Hooks, Node, Pod, Setup, Testbed, vtep_mac};
 
 const FALLBACK: &str = "XDP runs in generic mode, which is slower";
 
@@ -10,6 +10,7 @@ fn router(bed: &Testbed, node: &Node, pod: &Pod, peer: u8, underlay: &str) -> Da
     let setup = Setup {
         workers: "count = 1",
         underlay,
+        hooks: Some(Hooks::Xdp),
         ..Setup::default()
     };
     bed.router_with(node, &[pod], &[(peer, &vtep_mac(peer))], &setup)

@@ -163,7 +163,13 @@ fn through_a_router() {
     let pod = bed.pod(&nodes[0], "web", 2);
     let router = bed.router(&nodes[0], &[&pod], &[(2, &vtep_mac(2))], "count = 1");
     wait_for("the way", || router.ways().len() == 2);
+    // A veth without an XDP program takes frames where it has GRO.
     nodes[1].switch.run("ethtool -K u2 gro on");
+    for device in ["veth-web", "eth0"] {
+        nodes[0]
+            .namespace
+            .run(&format!("ethtool -K {device} gro on"));
+    }
     let [gateway, node] =
         [("veth-web", &nodes[0]), ("eth0", &nodes[0])].map(|(name, at)| mac(&at.namespace, name));
     let from_pod = format!(

@@ -6,7 +6,7 @@ mod common;
 use std::thread::sleep;
 use std::time::Duration;
 
-use common::{Daemon, Pair, Setup, Testbed, wait_for};
+use common::{Daemon, Hooks, Pair, Setup, Testbed, wait_for};
 
 const FLOWS: u32 = 64;
 const EACH: u32 = 25;
@@ -16,6 +16,7 @@ fn pair(underlay_queues: u8, pod_queues: u8, workers: u8) -> Pair {
     let workers = format!("count = {workers}");
     let setup = Setup {
         workers: &workers,
+        hooks: Some(Hooks::Xdp),
         ..Setup::default()
     };
     Pair::with_queues(&setup, underlay_queues, pod_queues, |_| {})
@@ -215,7 +216,12 @@ fn ports_come_and_go_while_packets_are_handed_over_to_them() {
     let a = bed.node(1, 2);
     let web = bed.pod_with_queues(&a, "web", 2, 2);
     let dns = bed.pod_with_queues(&a, "dns", 3, 1);
-    let router = bed.router(&a, &[&web, &dns], &[], "count = 2");
+    let setup = Setup {
+        workers: "count = 2",
+        hooks: Some(Hooks::Xdp),
+        ..Setup::default()
+    };
+    let router = bed.router_with(&a, &[&web, &dns], &[], &setup);
     let flood = web.udp_flood(&dns.v4(), 32);
     let handed = || done(&router)[1].handed_over;
     let state = |state: &str| {

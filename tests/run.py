@@ -20,10 +20,10 @@ import time
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 KEPT = ROOT / "target" / "repeat"
 CARGO = ["cargo", "test", "--workspace", "--locked"]
-# What has to hold whatever hooks a router has: these are run again with hooks in tc, once where all is the workers' and
-# once where hooks carry what is settled (`Hooks::usual` of tests/common).
+# What has to hold whatever hooks a router has: these are run again with hooks in XDP, and with hooks in tc that leave all
+# to workers (`Hooks::usual` of tests/common).
 CORE = ["overlay", "forgery", "exceptions", "failover", "slow_path", "networks", "interop", "outer_ipv6", "gossip"]
-HOOKS = ["tc", "settled"]
+HOOKS = ["xdp", "tc"]
 # Seconds after which a test binary that is repeated is ended.
 PATIENCE = 1800
 
@@ -115,7 +115,7 @@ def run_once(arguments):
     once = run_cargo(arguments)
     if not arguments:
         for hooks in HOOKS:
-            print(f"\nOnce more with hooks in tc ({hooks})", flush=True)
+            print(f"\nOnce more with other hooks ({hooks})", flush=True)
             more = run_cargo([f"--test={name}" for name in CORE], hooks)
             once.passed += more.passed
             once.failed += more.failed

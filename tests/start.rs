@@ -8,7 +8,7 @@ use std::fs;
 use std::os::unix::fs::PermissionsExt;
 use std::path::PathBuf;
 
-use common::{Daemon, Node, Pair, Process, Setup, Testbed, vtep_mac, wait_for};
+use common::{Daemon, Hooks, Node, Pair, Process, Setup, Testbed, vtep_mac, wait_for};
 use serde_json::Value;
 
 fn problem(router: &Daemon) -> String {
@@ -103,13 +103,22 @@ fn an_underlay_that_does_not_fit_frames_is_left_to_the_kernel_from_the_start() {
     pair.goes_on_by_worker(&streams);
 }
 
+/// One worker, with AF_XDP sockets at the devices.
+fn sockets() -> Setup<'static> {
+    Setup {
+        workers: "count = 1",
+        hooks: Some(Hooks::Xdp),
+        ..Setup::default()
+    }
+}
+
 /// The program of a dead router of another name is as foreign as any.
 #[test]
 fn a_foreign_xdp_program_is_named_and_waited_for() {
     let mut bed = Testbed::new();
     let a = bed.node(1, 1);
     let web = bed.pod(&a, "web", 2);
-    let mut owner = bed.router(&a, &[&web], &[], "count = 1");
+    let mut owner = bed.router_with(&a, &[&web], &[], &sockets());
     owner.kill();
     let foreign: Vec<_> = fs::read_dir(bed.pins().join(&owner.name))
         .expect("its pins")
@@ -118,9 +127,8 @@ fn a_foreign_xdp_program_is_named_and_waited_for() {
         .collect();
     assert_eq!(foreign.len(), 2);
     let setup = Setup {
-        workers: "count = 1",
         name: Some("successor"),
-        ..Setup::default()
+        ..sockets()
     };
     let router = bed.router_with(&a, &[&web], &[(2, &vtep_mac(2))], &setup);
     let foreign_program = "another XDP program";
@@ -146,6 +154,7 @@ fn queues_that_nobody_would_own_are_named() {
     let setup = Setup {
         workers: "count = 1",
         underlay: "queues = 1",
+        hooks: Some(Hooks::Xdp),
         ..Setup::default()
     };
     let router = bed.router_with(&a, &[&web], &[], &setup);
@@ -356,7 +365,7 @@ fn generic_mode_has_its_reason() {
     let a = bed.node(1, 1);
     let web = bed.pod(&a, "web", 2);
     a.switch.run("ip link set u1 mtu 9000");
-    let router = bed.router(&a, &[&web], &[], "count = 1");
+    let router = bed.router_with(&a, &[&web], &[], &sockets());
     let log = router.log();
     let line = log
         .lines()
@@ -374,12 +383,13 @@ fn commands_are_served_when_files_run_out() {
     let mut bed = Testbed::new();
     let a = bed.node(1, 1);
     let web = bed.pod(&a, "web", 2);
-    let mut router = bed.router(
-        &a,
-        &[&web],
-        &[(2, &vtep_mac(2))],
-        "count = 1\nmax_ports = 64",
-    );
+    let setup = Setup {
+        workers: "count = 1\nmax_ports = 64",
+        // A hook in tc needs few files.
+        hooks: Some(Hooks::Xdp),
+        ..Setup::default()
+    };
+    let mut router = bed.router_with(&a, &[&web], &[(2, &vtep_mac(2))], &setup);
     router.stop();
     let mut text = fs::read_to_string(router.file()).expect("its configuration");
     for n in 10..50 {

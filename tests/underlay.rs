@@ -2,7 +2,7 @@
 
 mod common;
 
-use common::{Pair, Setup, wait_for};
+use common::{Hooks, Pair, Setup, wait_for};
 
 /// The kernel's VXLAN device on the first node, as `ip` shows it.
 fn vxlan(pair: &Pair) -> String {
@@ -151,6 +151,7 @@ fn an_interface_that_goes_and_comes_again() {
 fn more_queues() {
     let setup = Setup {
         workers: "count = 2",
+        hooks: Some(Hooks::Xdp),
         ..Setup::default()
     };
     let pair = Pair::with_queues(&setup, 4, 4, |node| {

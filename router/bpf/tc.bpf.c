@@ -224,9 +224,10 @@ static __always_inline int to_node(struct __sk_buff *skb, struct inner *in,
 	way = way_of(hop, id, hash);
 	if (!way || wire > way->room)
 		return HAND_OVER;
-	tos = way->copies_dscp ? in->tos : way->tos | (in->tos & ECN);
+	// The kernel's VXLAN device would choose among several ways by addresses alone.
 	if (way->summed)
-		return over_overlay(skb, in, from, way);
+		return hop->ways == 1 ? over_overlay(skb, in, from, way) : HAND_OVER;
+	tos = way->copies_dscp ? in->tos : way->tos | (in->tos & ECN);
 	if (way->length == HEADER_V4)
 		done = encapsulate(skb, in, way, tos, source_port(hash), false);
 	else if (way->length == HEADER_V6)
@@ -602,6 +603,9 @@ int viaduct_tc_trunk(struct __sk_buff *skb)
 	if ((void *)(eth + 1) > end)
 		return TC_ACT_SHOT;
 	__builtin_memcpy(&to, eth->h_source, sizeof(to));
+	// The kernel greets its neighbours when the worker's end comes up.
+	if (!is_of_worker(&to))
+		return TC_ACT_SHOT;
 	id = bpf_ntohs(to.port);
 	port = bpf_map_lookup_elem(&ports, &id);
 	// It has gone in the meantime.

@@ -27,6 +27,15 @@ struct trunk_mac {
 	__be16 port;
 };
 
+#define TRUNK_MAC { 0x02, 0x76, 0x64 }
+
+static __always_inline bool is_of_worker(const struct trunk_mac *mac)
+{
+	const __u8 ours[] = TRUNK_MAC;
+
+	return mac->ours[0] == ours[0] && mac->ours[1] == ours[1] && mac->ours[2] == ours[2];
+}
+
 struct trunk {
 	__u32 ifindex; // of the hooks' end
 	__u32 slot;    // of the worker's socket
@@ -126,7 +135,7 @@ static __always_inline bool fits_trunk(const struct __sk_buff *skb)
 // Gives a packet to one of the workers: a flow's always to the same.
 static __always_inline enum verdict to_trunk(const struct view *packet, const struct device *dev)
 {
-	struct trunk_mac from = { .ours = { 0x02, 0x76, 0x64 }, .port = bpf_htons(dev->port) };
+	struct trunk_mac from = { .ours = TRUNK_MAC, .port = bpf_htons(dev->port) };
 	struct __sk_buff *skb = packet->ctx;
 	struct ethhdr *eth = packet->data;
 	__u32 worker, packets = segments(skb);

@@ -36,6 +36,9 @@ pub(crate) struct PktgenArgs {
     /// Where that is
     #[arg(long)]
     receive_netns: Option<String>,
+    /// Where they are counted there
+    #[arg(long, value_enum, default_value = "tc")]
+    receive_hook: HookName,
     /// How to send
     #[arg(long, value_enum, default_value = "frames")]
     engine: EngineName,
@@ -95,6 +98,23 @@ pub(crate) struct PktgenArgs {
     json: bool,
 }
 
+#[derive(Clone, Copy, clap::ValueEnum)]
+enum HookName {
+    /// Where a hook of a router in tc delivers, too (Linux 6.6)
+    Tc,
+    /// Earlier, at less cost: what is redirected past XDP, as to pods with hooks in tc, is not seen
+    Xdp,
+}
+
+impl From<HookName> for Hook {
+    fn from(name: HookName) -> Self {
+        match name {
+            HookName::Tc => Self::Tc,
+            HookName::Xdp => Self::Xdp,
+        }
+    }
+}
+
 #[derive(Clone, Copy, PartialEq, clap::ValueEnum)]
 enum What {
     Run,
@@ -133,7 +153,7 @@ impl PktgenArgs {
                 .map(|name| (name, Namespace::new(self.receive_netns.as_deref())))
                 .into_iter()
                 .collect(),
-            hook: Hook::Xdp,
+            hook: self.receive_hook.into(),
             engine: match self.engine {
                 EngineName::Frames => Engine::Frames,
                 EngineName::AfXdp => Engine::AfXdp,

@@ -37,8 +37,12 @@ pub(super) fn port_problem(
     workers: &[WorkerHealth],
     port: PortId,
 ) -> Option<String> {
-    let queues = usize::try_from(router.attached(port)?.queues).unwrap_or(0);
-    // Queue q belongs to worker q modulo their number.
+    let attached = router.attached(port)?;
+    // Queue q belongs to worker q modulo their number. With a hook in tc a flow may be any worker's.
+    let queues = match attached.mode {
+        Some(_) => usize::try_from(attached.queues).unwrap_or(0),
+        None => workers.len(),
+    };
     let mut owners = (0..).zip(workers).take(queues);
     owners.find_map(|(index, worker)| worker_problem(index, worker))
 }

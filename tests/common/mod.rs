@@ -298,17 +298,17 @@ pub enum Hooks {
     Xdp,
     /// In tc; all is the workers'.
     Tc,
-    /// In tc, which carries what is settled.
+    /// In tc, which carries what is settled: as a router has them by default.
     Settled,
 }
 
 impl Hooks {
-    /// Which hooks routers have whose test does not say: `VIADUCT_TEST_HOOKS` is `tc` or `settled`, or XDP it is.
+    /// Which hooks routers have whose test does not say: `VIADUCT_TEST_HOOKS` is `xdp` or `tc`, or they are the default's.
     pub fn usual() -> Self {
         match std::env::var("VIADUCT_TEST_HOOKS").as_deref() {
+            Ok("xdp") => Self::Xdp,
             Ok("tc") => Self::Tc,
-            Ok("settled") => Self::Settled,
-            _ => Self::Xdp,
+            _ => Self::Settled,
         }
     }
 
@@ -317,7 +317,7 @@ impl Hooks {
         match self {
             Self::Xdp => ["hook = \"xdp\"", "[hooks]\npods = \"xsk\""],
             Self::Tc => ["hook = \"tc\"", "[hooks]\npods = \"tc\"\nsettled = false"],
-            Self::Settled => ["hook = \"tc\"", "[hooks]\npods = \"tc\""],
+            Self::Settled => ["", ""],
         }
     }
 }

@@ -229,11 +229,13 @@ pub fn captured_lengths<const N: usize>(
     let capture = bed.directory.path().join("underlay.pcap");
     let _ = fs::remove_file(&capture);
     let mut tcpdump = node.switch.command("tcpdump");
+    // Its buffer has a place of the longest packet's length for each packet: the usual 2 MB have few.
     tcpdump
-        .args(["-U", "--immediate-mode", "-i", &node.switch_port, "-w"])
+        .args(["-U", "--immediate-mode", "-s", "65600", "-B", "65536"])
+        .args(["-i", &node.switch_port, "-w"])
         .arg(&capture)
-        .stderr(Stdio::null());
-    let mut tcpdump = tcpdump.spawn().expect("tcpdump runs");
+        .stderr(Stdio::piped());
+    let tcpdump = tcpdump.spawn().expect("tcpdump runs");
     wait_for("the capture to begin", || capture.exists());
     work();
     // A signal ends tcpdump at once, whatever it has not read yet: a last frame shows that it has.
@@ -246,7 +248,9 @@ pub fn captured_lengths<const N: usize>(
         file.windows(18).any(|part| part == b"end of the capture")
     });
     must(Command::new("kill").arg(tcpdump.id().to_string()));
-    let _ = tcpdump.wait();
+    let said = tcpdump.wait_with_output().expect("tcpdump ends").stderr;
+    let said = String::from_utf8_lossy(&said);
+    assert!(said.contains("\n0 packets dropped by kernel"), "{said}");
     filters.map(|filter| {
         let mut tshark = Command::new("tshark");
         let words = "-d udp.port==8472,vxlan -d tcp.port==5000,data -d udp.port==5001,data -o udp.check_checksum:TRUE -o ip.check_checksum:TRUE";

@@ -28,6 +28,7 @@ use crate::counters::{
 };
 use crate::error::{RouterError, cause};
 use crate::limit::Limiter;
+use crate::trunk::Outer;
 use crate::tun::Tun;
 use crate::worker::{Mailbox, Shared, WorkerParts, mailboxes};
 use crate::xsk::{Area, MAX_DEPTH, RingSizes, Xsk, frames, statistics};
@@ -149,8 +150,8 @@ pub struct Router {
     busy_patience: Duration,
     /// The kernel's VXLAN devices, over IPv4 and IPv6.
     overlay: [Option<u32>; 2],
-    /// The programs at the trunks' ends, which go with them.
-    trunks: Vec<FdLink>,
+    /// The programs at the trunks' ends, and the trunks.
+    trunks: Vec<([FdLink; 2], Outer)>,
 }
 
 impl Router {

@@ -41,7 +41,7 @@ impl Router {
             let Made { pair, xsk, links } = made;
             let slot = base(port) + u32::try_from(index).unwrap_or(0);
             self.pinholes.set_socket(slot, xsk.fd())?;
-            let ifindex = pair.outer;
+            let ifindex = pair.outer.index();
             let depth = Depth::of_trunk(share);
             let trunk = Trunk {
                 ifindex,
@@ -53,7 +53,7 @@ impl Router {
             if let Some(sockets) = self.sockets.get_mut(usize::from(port.0)) {
                 sockets.push(xsk.fd());
             }
-            self.trunks.extend(links);
+            self.trunks.push((links, pair.outer));
             let link = Link {
                 port,
                 depths: vec![depth],
@@ -95,7 +95,7 @@ fn make_all(pinholes: &mut Pinholes, umems: &[Umem]) -> Result<Vec<Made>, Router
     ends.leave().map_err(failed)?;
     let mut made = Vec::new();
     for (pair, xsk, link) in inner {
-        let name = bring_up(pair.outer).map_err(failed)?;
+        let name = bring_up(pair.outer.index()).map_err(failed)?;
         let hook = pinholes.attach_tc_anew("viaduct_tc_trunk", &name);
         let hook = hook.map_err(|e| {
             RouterError::new(format!("cannot attach a tc program to {name}"), e.text())

@@ -19,12 +19,31 @@ const PEER: u16 = 1;
 const UP: u32 = libc::IFF_UP as u32;
 
 /// A pair of interfaces, by index; each counts in its own namespace.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Debug)]
 pub(crate) struct Pair {
     /// The hooks' end, where the caller is.
-    pub(crate) outer: u32,
+    pub(crate) outer: Outer,
     /// The worker's.
     pub(crate) inner: u32,
+}
+
+/// The hooks' end of a pair, which is removed with this. The kernel would remove it, too, but some time after the process
+/// has ended.
+#[derive(Debug)]
+pub(crate) struct Outer(u32);
+
+impl Outer {
+    pub(crate) const fn index(&self) -> u32 {
+        self.0
+    }
+}
+
+impl Drop for Outer {
+    fn drop(&mut self) {
+        // Whatever is wrong, it goes with the process.
+        let remove = Message::new(libc::RTM_DELLINK, ACKED, self.0, 0);
+        let _ = rtnetlink().and_then(|mut socket| remove.send(&mut socket));
+    }
 }
 
 /// The namespace that the hooks are in, and the one of the workers' ends, seen from a thread that is in the second.
@@ -88,6 +107,7 @@ pub(crate) fn pair(ends: &mut Ends, name: &str) -> io::Result<Pair> {
     let inner = nix::net::if_::if_nametoindex(name)?;
     Message::new(libc::RTM_SETLINK, ACKED, inner, UP).send(&mut ends.away)?;
     let outer = other_end(&mut ends.away, inner)?;
+    let outer = Outer(outer);
     Ok(Pair { outer, inner })
 }
 

@@ -14,5 +14,5 @@
 mod link;
 mod mac;
 
-pub(crate) use self::link::{Ends, Pair, bring_up, pair};
+pub(crate) use self::link::{Ends, Outer, Pair, bring_up, pair};
 pub(crate) use self::mac::{arrive, leave};
