@@ -178,7 +178,7 @@ fn through_a_router() {
     );
     let to_pod = format!(
         "--netns {} --interface eth0 --gateway {node} --source 10.244.2.2 --destination 10.244.1.2 --tunnel 192.0.2.1 \
-         --vtep-mac {} --peer-vtep-mac {} --receive-netns {} --receive eth0",
+         --vtep-mac {} --peer-vtep-mac {} --receive-netns {} --receive eth0 --receive-hook tc",
         nodes[1].namespace.name,
         vtep_mac(2),
         vtep_mac(1),

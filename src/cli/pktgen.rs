@@ -37,7 +37,7 @@ pub(crate) struct PktgenArgs {
     #[arg(long)]
     receive_netns: Option<String>,
     /// Where they are counted there
-    #[arg(long, value_enum, default_value = "tc")]
+    #[arg(long, value_enum, default_value = "xdp")]
     receive_hook: HookName,
     /// How to send
     #[arg(long, value_enum, default_value = "frames")]
@@ -100,10 +100,10 @@ pub(crate) struct PktgenArgs {
 
 #[derive(Clone, Copy, clap::ValueEnum)]
 enum HookName {
-    /// Where a hook of a router in tc delivers, too (Linux 6.6)
-    Tc,
-    /// Earlier, at less cost: what is redirected past XDP, as to pods with hooks in tc, is not seen
+    /// Before the kernel has done anything; what a router's hook in tc delivers to a pod is not seen there
     Xdp,
+    /// Behind that, where all comes by (Linux 6.6)
+    Tc,
 }
 
 impl From<HookName> for Hook {
