@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use viaduct_config::{
-    Config, MAX_FILE_BYTES, Polling, Position, RuntimeConfig, XdpMode, derive_vtep_mac,
+    Config, Hook, MAX_FILE_BYTES, Polling, Position, RuntimeConfig, XdpMode, derive_vtep_mac,
 };
 
 fn error(path: &Path) -> (Option<Position>, String) {
@@ -172,5 +172,22 @@ fn a_route_is_compared_with_the_own_mac_of_its_family() {
         let config = with(vtep, others).expect("another node's");
         assert_eq!(config.networks[0].vtep_mac.to_string(), four);
         assert_eq!(config.networks[0].vtep_mac6.to_string(), six);
+    }
+}
+
+/// Keys that are about XDP speak for the underlay's hook; without them it is for the kernel to say.
+#[test]
+fn keys_about_xdp_speak_for_the_hook() {
+    let hook = |keys: &str| {
+        let text = format!(
+            "[node]\nname = 'node-a'\n[underlay]\ninterface = 'eth0'\n{keys}\n\
+             [[networks]]\nname = 'n'\nvni = 7\npod_prefixes = ['10.1.0.0/24']\ncluster_prefixes = ['10.1.0.0/16']\n"
+        );
+        Config::parse(&text, "test.toml").unwrap().underlay.hook
+    };
+    assert_eq!(hook(""), None);
+    assert_eq!(hook("hook = 'tc'"), Some(Hook::Tc));
+    for keys in ["hook = 'xdp'", "xdp = 'generic'", "queues = 2"] {
+        assert_eq!(hook(keys), Some(Hook::Xdp), "{keys}");
     }
 }
