@@ -55,7 +55,9 @@ pub(crate) fn run(config: &Config) -> anyhow::Result<()> {
         let _lock = lock(&config.runtime, node)?;
         let result = Box::pin(serve(config, &mut stop, hang_up)).await;
         forget(&config.runtime, node);
-        if !config.slow_path.enabled && config.slow_path.on_exit != OnExit::FailClosed {
+        // Says of which namespace the hooks are that are left.
+        let pins = config.runtime.pins(node);
+        if !config.slow_path.enabled && pinned_programs(&pins).is_empty() {
             let _ = std::fs::remove_file(config.runtime.settings(node));
         }
         result
@@ -110,7 +112,7 @@ async fn serve(config: &Config, stop: &mut Stop, hang_up: Signal) -> anyhow::Res
     let pins = config.runtime.pins(&config.node.name);
     let inherited = pinned_programs(&pins).len();
     if inherited > 0 {
-        tracing::warn!(pins = %pins.display(), links = inherited, "taking over the BPF links of a predecessor");
+        tracing::info!(pins = %pins.display(), links = inherited, "taking over the BPF links of a predecessor");
     }
     if !config.slow_path.enabled {
         // The pins are of this network namespace; nothing else would say so.
@@ -162,7 +164,10 @@ async fn serve(config: &Config, stop: &mut Stop, hang_up: Signal) -> anyhow::Res
         gossip: handle,
         started: Instant::now(),
     };
-    let foreign = router.lock().started();
+    let (foreign, failed) = router.lock().started();
+    for error in failed {
+        tracing::error!(%error, "a predecessor's hook goes on there with what it knew");
+    }
     if foreign > 0 {
         tracing::info!(
             foreign,
@@ -187,8 +192,9 @@ async fn serve(config: &Config, stop: &mut Stop, hang_up: Signal) -> anyhow::Res
         never = socket.serve(move |request| answers.clone().answer(request)) => match never {},
         never = async { match gossip { Some(gossip) => gossip.run().await, None => pending().await } } => match never {},
     };
-    if config.slow_path.on_exit == OnExit::FailClosed {
-        router.lock().stay_closed();
+    match config.slow_path.on_exit {
+        OnExit::Remove => router.lock().remove_hooks(),
+        OnExit::Kernel | OnExit::FailClosed => router.lock().leave_hooks(),
     }
     drop(plane);
     match failure {

@@ -155,7 +155,7 @@ pub(crate) fn agent_options(config: &Config) -> AgentOptions {
         peers: peers(config),
         gossip_port: config.gossip.as_ref().map(|gossip| gossip.port),
         max_mtu: viaduct_router::MAX_MTU,
-        keep_ports: config.slow_path.on_exit == OnExit::FailClosed,
+        keep_ports: config.slow_path.on_exit != OnExit::Remove,
         slow_path: config.slow_path.enabled.then(|| SlowPathOptions {
             node: config.node.name.clone(),
             device: config.slow_path.device.clone(),

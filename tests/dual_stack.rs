@@ -2,7 +2,7 @@
 
 mod common;
 
-use common::{Daemon, Namespace, Pod, Setup, Testbed, vtep_mac};
+use common::{Daemon, Hooks, Namespace, Pod, Setup, Testbed, vtep_mac};
 
 /// The MAC of node N's device over IPv6.
 fn vtep_mac6(n: u8) -> String {
@@ -91,6 +91,8 @@ fn a_node_with_flannels_two_devices_and_a_peer_with_them() {
     let setup = Setup {
         network: &own,
         more: &ways,
+        // Hooks with settled entries would need neither workers nor the kernel's devices.
+        hooks: Some(Hooks::Tc),
         ..Setup::default()
     };
     let mut router = bed.router_with(&a, &[&web], &[], &setup);

@@ -38,7 +38,7 @@ fn connections_outlive_a_killed_router_and_its_successor() {
         "two nodes, an underlay and a pod each"
     );
     pair.routers[0].kill();
-    pair.goes_on_by_kernel(&streams);
+    pair.goes_on_alone(&streams);
     pair.routers[0].start();
     pair.goes_on_by_worker(&streams);
     let after = programs(&pair);
@@ -59,10 +59,13 @@ fn connections_outlive_a_router_that_hangs() {
     let streams = pair.streams();
     pair.goes_on_by_worker(&streams);
     pair.routers[0].signal("-STOP");
-    pair.goes_on_by_kernel(&streams);
+    pair.goes_on_alone(&streams);
     pair.routers[0].signal("-CONT");
     pair.goes_on_by_worker(&streams);
-    assert!(pair.routers[0].ask("status")["xdp"]["stale"].as_u64() > Some(20));
+    // What hooks carry on has its count with the rest of theirs.
+    if Hooks::usual() != Hooks::Settled {
+        assert!(pair.routers[0].ask("status")["xdp"]["stale"].as_u64() > Some(20));
+    }
 }
 
 #[test]
@@ -71,10 +74,13 @@ fn connections_outlive_a_worker_that_is_stuck() {
     let streams = pair.streams();
     pair.goes_on_by_worker(&streams);
     let stuck = pair.routers[0].stick("worker-0");
-    pair.goes_on_by_kernel(&streams);
+    pair.goes_on_alone(&streams);
     drop(stuck);
     pair.goes_on_by_worker(&streams);
-    assert!(pair.routers[0].ask("status")["xdp"]["stale"].as_u64() > Some(20));
+    // What hooks carry on has its count with the rest of theirs.
+    if Hooks::usual() != Hooks::Settled {
+        assert!(pair.routers[0].ask("status")["xdp"]["stale"].as_u64() > Some(20));
+    }
 }
 
 #[test]
@@ -83,7 +89,7 @@ fn connections_outlive_a_clean_stop_and_a_start() {
     let streams = pair.streams();
     pair.goes_on_by_worker(&streams);
     pair.routers[0].stop();
-    pair.goes_on_by_kernel(&streams);
+    pair.goes_on_alone(&streams);
     pair.routers[0].start();
     pair.goes_on_by_worker(&streams);
 }
@@ -138,9 +144,8 @@ fn lost_in_a_cycle(pair: &mut Pair, stream: &Stream, end: fn(&mut Daemon)) -> u6
     stream.lost() - before
 }
 
-/// Neither workers nor XDP programs drop anything of what comes to the node and leaves it, however often its router is
-/// stopped and started. The kernel lost none in 80 restarts on a machine with other work, and had lost about one in ten on a
-/// busier one, where no counter shows it: that is bounded, too.
+/// Nothing is dropped of what comes to the node and leaves it, however often its router is stopped and started: hooks stay
+/// where they are meanwhile.
 #[test]
 fn clean_restarts_drop_nothing() {
     let mut pair = Pair::new(&Setup::default());
@@ -169,11 +174,8 @@ fn clean_restarts_drop_nothing() {
         let others: Vec<_> = rows.filter(|row| row["reason"] != "multicast").collect();
         assert!(others.is_empty(), "{others:?}");
     }
-    let now = lost(&streams);
-    println!("{before:?} lost before, {now:?} after ten restarts");
-    for (before, now) in before.into_iter().zip(now) {
-        assert!(now - before <= 10, "lost in ten restarts");
-    }
+    // What has been overtaken has not arrived yet.
+    wait_for("all datagrams", || lost(&streams) == before);
 }
 
 /// Not what is lost is asserted here but that it is a fraction: `./dev bench failover` measures.

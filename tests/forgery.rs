@@ -227,6 +227,11 @@ fn forged_packets_go_nowhere_in_any_state() {
     site.pair.routers[0].start();
     site.pair.routers[0].stop();
     site.attack("stopped");
+    let pins = site.pair.bed.pins().join(&site.pair.routers[0].name);
+    for pin in std::fs::read_dir(pins).expect("pins") {
+        std::fs::remove_file(pin.expect("a pin").path()).expect("it can be removed");
+    }
+    site.attack("stopped, without hooks");
     let table = site.pair.nodes[0]
         .namespace
         .run("nft list table inet viaduct");

@@ -71,7 +71,7 @@ fn a_worker_that_panics_ends_the_process_and_connections_outlive_it() {
         log.contains("worker 0 has panicked: provoked by a test"),
         "{log}"
     );
-    pair.goes_on_by_kernel(&streams);
+    pair.goes_on_alone(&streams);
     pair.routers[0].start();
     pair.goes_on_by_worker(&streams);
 }

@@ -148,7 +148,7 @@ fn what_somebody_removes_is_back_within_a_second() {
 }
 
 #[test]
-fn a_clean_stop_leaves_all_to_the_kernel_and_cleanup_leaves_nothing() {
+fn a_clean_stop_leaves_hooks_and_the_kernels_path_and_cleanup_leaves_nothing() {
     let mut pair = Pair::new(&Setup::default());
     let before = pair.nodes[0]
         .namespace
@@ -183,7 +183,12 @@ fn on_exit_remove_leaves_nothing_after_a_clean_stop() {
         slow_path: "on_exit = \"remove\"",
         ..Setup::default()
     });
+    // Hooks of one that was killed are the successor's to remove.
+    pair.routers[0].kill();
+    pair.routers[0].start();
     pair.routers[0].stop();
+    let pins = pair.bed.pins().join(&pair.routers[0].name);
+    assert!(!pins.exists(), "no hook is left");
     let node = &pair.nodes[0].namespace;
     assert_eq!(node.run("ip -j link show type vxlan").trim(), "[]");
     assert_eq!(node.run("ip route show proto 118"), "");

@@ -191,7 +191,7 @@ fn renamed_interfaces_are_followed() {
         guard.contains("ens-web0") && !guard.contains("veth-web")
     });
     pair.routers[0].kill();
-    pair.goes_on_by_kernel(&streams);
+    pair.goes_on_alone(&streams);
 
     // At a start the configured names count.
     pair.routers[0].start();

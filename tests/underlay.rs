@@ -56,7 +56,7 @@ fn another_address() {
         "the kernel's path, too"
     );
     pair.routers[0].kill();
-    pair.goes_on_by_kernel(&streams);
+    pair.goes_on_alone(&streams);
 }
 
 /// One that the configuration names is not exchanged for another.
@@ -142,7 +142,7 @@ fn an_interface_that_goes_and_comes_again() {
     });
     pair.goes_on_by_worker(&streams);
     pair.routers[0].kill();
-    pair.goes_on_by_kernel(&streams);
+    pair.goes_on_alone(&streams);
     pair.routers[0].start();
     pair.goes_on_by_worker(&streams);
 }

@@ -208,7 +208,7 @@ pub struct SlowPathConfig {
 /// What becomes of the pods' traffic when the daemon has ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum OnExit {
-    /// The kernel carries it, after a clean stop and after a crash.
+    /// Hooks go on with what is settled, and the kernel carries the rest, after a clean stop and after a crash.
     #[default]
     Kernel,
     /// As `Kernel` after a crash; a clean stop removes all that Viaduct made, and restores the

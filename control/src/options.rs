@@ -33,8 +33,8 @@ pub struct AgentOptions {
     pub gossip_port: Option<u16>,
     /// The longest IP packet that workers can carry on a link, in bytes.
     pub max_mtu: u32,
-    /// What happens to the pods at the end: given back to the kernel, or left as they are, for
-    /// a data plane that then drops their packets.
+    /// What happens to the pods at the end: left as they are, for a data plane whose hooks stay, or given back to the
+    /// kernel.
     pub keep_ports: bool,
     /// The kernel as a path beside the workers; none: they are the only one.
     pub slow_path: Option<SlowPathOptions>,

@@ -6,6 +6,7 @@
 #include <linux/if_packet.h>
 #include <linux/pkt_cls.h>
 
+#include "alone.h"
 #include "rules.h"
 #include "settled.h"
 #include "trunk.h"
@@ -104,6 +105,14 @@ static __always_inline void take_hop(struct __sk_buff *skb, struct inner *in, vo
 	before = *(__u16 *)&ip4->ttl;
 	ip4->ttl--;
 	change_v4(ip4, before, *(__u16 *)&ip4->ttl);
+}
+
+// Whether a port takes packets from hooks, of so many bytes at most.
+static __always_inline bool takes(struct __sk_buff *skb, const struct port *port, __u32 wire,
+				  enum carrying how)
+{
+	return port && port->to && wire <= port->mtu &&
+	       (how == LED || is_there(skb, port->ifindex));
 }
 
 // Sends a packet to a pod of this node.
@@ -207,7 +216,8 @@ static __always_inline int over_overlay(struct __sk_buff *skb, struct inner *in,
 
 // Sends a pod's packet to another node.
 static __always_inline int to_node(struct __sk_buff *skb, struct inner *in,
-				   const struct numbered *from, __u32 id, __u32 wire)
+				   const struct numbered *from, __u32 id, __u32 wire,
+				   enum carrying how)
 {
 	__u32 underlay = 0, hash = flow_hash(in);
 	struct next_hop *hop;
@@ -227,6 +237,8 @@ static __always_inline int to_node(struct __sk_buff *skb, struct inner *in,
 	// The kernel's VXLAN device would choose among several ways by addresses alone.
 	if (way->summed)
 		return hop->ways == 1 ? over_overlay(skb, in, from, way) : HAND_OVER;
+	if (how == ALONE && !leads_out(skb, way, out->ifindex, wire + way->length - ETH_HLEN))
+		return HAND_OVER;
 	tos = way->copies_dscp ? in->tos : way->tos | (in->tos & ECN);
 	if (way->length == HEADER_V4)
 		done = encapsulate(skb, in, way, tos, source_port(hash), false);
@@ -238,7 +250,8 @@ static __always_inline int to_node(struct __sk_buff *skb, struct inner *in,
 		return done;
 	count(from->id, RECEIVED, in);
 	count(0, SENT, in);
-	return bpf_redirect(out->ifindex, 0);
+	return how == ALONE ? bpf_redirect_neigh(out->ifindex, 0, 0, 0) :
+			      bpf_redirect(out->ifindex, 0);
 }
 
 static __always_inline int in_tc(enum verdict verdict)
@@ -258,23 +271,8 @@ static __always_inline struct view view_of_skb(struct __sk_buff *skb, __u32 ifin
 	};
 }
 
-// Whether hooks may carry: the daemon lives. The kernel has what they knew otherwise. Where nothing may
-// pass without it, its end is seen at once by its socket.
-static __always_inline bool carries(void)
-{
-	__u32 worker = 0;
-	struct trunk *trunk;
-
-	if (!settled || !lives(worker))
-		return false;
-	if (!fail_closed)
-		return true;
-	trunk = bpf_map_lookup_elem(&trunks, &worker);
-	return trunk && bpf_map_lookup_elem(&xsks, &trunk->slot);
-}
-
 // Carries what a pod has sent, if that is settled.
-static __always_inline int carry_from_pod(struct __sk_buff *skb, __u32 ifindex)
+static __always_inline int carry_from_pod(struct __sk_buff *skb, __u32 ifindex, enum carrying how)
 {
 	void *data = (void *)(long)skb->data, *end = (void *)(long)skb->data_end;
 	struct numbered from = port_of_link(ifindex), to;
@@ -296,9 +294,9 @@ static __always_inline int carry_from_pod(struct __sk_buff *skb, __u32 ifindex)
 	wire = on_the_wire(skb, eth + 1, end, &in);
 	goal = where_is(from.port->network, from.port->vni, &in.destination);
 	if (goal.kind == THERE && goal.in_cluster)
-		return to_node(skb, &in, &from, goal.id, wire);
+		return to_node(skb, &in, &from, goal.id, wire, how);
 	to = port_of(goal.id);
-	if (goal.kind != HERE || !to.port || !to.port->to || wire > to.port->mtu)
+	if (goal.kind != HERE || !takes(skb, to.port, wire, how))
 		return HAND_OVER;
 	return deliver(skb, &in, from.id, &to);
 }
@@ -329,7 +327,8 @@ SEC("classifier")
 int viaduct_tc_pod(struct __sk_buff *skb)
 {
 	__u32 ifindex = skb->ifindex;
-	int carried = carries() ? carry_from_pod(skb, ifindex) : HAND_OVER;
+	enum carrying how = carrying();
+	int carried = how == NOT ? HAND_OVER : carry_from_pod(skb, ifindex, how);
 	struct device *dev;
 	struct view packet;
 
@@ -431,7 +430,8 @@ static __always_inline void mark(struct __sk_buff *skb, struct inner *in, void *
 
 // Whether the sender may send this, and to whom it goes.
 static __always_inline bool accept(struct __sk_buff *skb, const struct outer *outer,
-				   struct ethhdr *eth, void *end, struct inner *in, struct numbered *to)
+				   struct ethhdr *eth, void *end, struct inner *in,
+				   struct numbered *to, enum carrying how)
 {
 	struct network *network = bpf_map_lookup_elem(&vnis, &outer->vni);
 	struct where from, goal;
@@ -450,8 +450,7 @@ static __always_inline bool accept(struct __sk_buff *skb, const struct outer *ou
 		return false;
 	goal = where_is(network->id, outer->vni, &in->destination);
 	*to = port_of(goal.id);
-	return goal.kind == HERE && to->port && to->port->to &&
-	       on_the_wire(skb, eth + 1, end, in) <= to->port->mtu;
+	return goal.kind == HERE && takes(skb, to->port, on_the_wire(skb, eth + 1, end, in), how);
 }
 
 // Whether the kernel's VXLAN device has to take this packet apart: it is merged, and on kernels before
@@ -503,7 +502,7 @@ static __always_inline int decapsulate(struct __sk_buff *skb, struct inner *in, 
 }
 
 // Carries what another node has sent, if that is settled.
-static __always_inline int carry_from_underlay(struct __sk_buff *skb)
+static __always_inline int carry_from_underlay(struct __sk_buff *skb, enum carrying how)
 {
 	void *data = (void *)(long)skb->data, *end = (void *)(long)skb->data_end;
 	struct ethhdr *eth = data, *frame;
@@ -529,7 +528,7 @@ static __always_inline int carry_from_underlay(struct __sk_buff *skb)
 		return HAND_OVER;
 	}
 	if ((void *)(frame + 1) > end || skb->len != front + outer.length ||
-	    !accept(skb, &outer, frame, end, &in, &to) || !congestion(outer.tos, in.tos, &ecn))
+	    !accept(skb, &outer, frame, end, &in, &to, how) || !congestion(outer.tos, in.tos, &ecn))
 		return HAND_OVER;
 	// Whether a checksum is right is for the kernel to see.
 	if (outer.summed || needs_overlay(skb, &in))
@@ -543,6 +542,7 @@ int viaduct_tc_underlay(struct __sk_buff *skb)
 {
 	__u32 ifindex = skb->ifindex;
 	struct device *dev = bpf_map_lookup_elem(&devices, &ifindex);
+	enum carrying how = carrying();
 	int carried = HAND_OVER;
 	struct view packet;
 
@@ -550,8 +550,8 @@ int viaduct_tc_underlay(struct __sk_buff *skb)
 	packet = view_of_skb(skb, ifindex);
 	if (packet.data + ETH_HLEN > packet.end)
 		return HAND_OVER;
-	if (carries() && !(dev && for_another_mac(packet.data, dev)))
-		carried = carry_from_underlay(skb);
+	if (how != NOT && !(dev && for_another_mac(packet.data, dev)))
+		carried = carry_from_underlay(skb, how);
 	if (carried == BY_OVERLAY)
 		return HAND_OVER;
 	if (carried != HAND_OVER || !dev)
@@ -585,7 +585,7 @@ int viaduct_tc_overlay(struct __sk_buff *skb)
 	if (!id)
 		return HAND_OVER;
 	to = port_of(*id);
-	if (!to.port || !to.port->to || on_the_wire(skb, eth + 1, end, &in) > to.port->mtu)
+	if (!takes(skb, to.port, on_the_wire(skb, eth + 1, end, &in), carrying()))
 		return HAND_OVER;
 	return deliver(skb, &in, 0, &to);
 }

@@ -1,7 +1,8 @@
 //! Links of XDP and tcx: attached, pinned, taken over from a predecessor, given up.
 //!
 //! A link's pin is named after its kind and device, so that a successor finds it and replaces the
-//! program in it in one step: the device is never without a program in between.
+//! program in it in one step: the device is never without a program in between. It does so once all is
+//! known that its own program has to know; until then the predecessor's goes on.
 
 use std::fs;
 use std::io;
@@ -15,7 +16,7 @@ use aya::programs::xdp::XdpLink;
 use aya::programs::{SchedClassifier, TcAttachType, Xdp, XdpMode as AyaMode};
 use aya::util::KernelVersion;
 
-use crate::bpf::{Pinholes, XdpMode, chain};
+use crate::bpf::{Pinholes, XdpMode, chain, device_of};
 use crate::error::RouterError;
 
 /// Whether this kernel has links of tcx, which hooks in tc need: Linux 6.6.
@@ -28,8 +29,17 @@ pub fn has_tcx() -> bool {
 pub(crate) struct Attachment {
     _link: FdLink,
     pin: PathBuf,
-    /// It was there before this process.
-    inherited: bool,
+    origin: Origin,
+}
+
+/// Whose a link is.
+enum Origin {
+    /// This process's own.
+    New,
+    /// A predecessor's, whose program is in it still. This one is to take its place.
+    Waiting { program: String },
+    /// A predecessor's, with a program of this process.
+    TakenOver,
 }
 
 pub(crate) enum AttachError {
@@ -64,7 +74,8 @@ fn pin_name(ifindex: u32, mode: Option<XdpMode>) -> String {
 const KINDS: [Option<XdpMode>; 3] = [Some(XdpMode::Native), Some(XdpMode::Generic), None];
 
 impl Pinholes {
-    /// Attaches to a device and pins the link, or takes over the link that a predecessor pinned.
+    /// Attaches to a device and pins the link, or takes the link that a predecessor pinned, which
+    /// [`take_over`](Self::take_over) puts the program into.
     /// A link that has just been detached holds its device for a moment: busy devices are tried
     /// again until `patience` is over. Also returned is why the driver does not run the program, if
     /// that was tried.
@@ -82,9 +93,7 @@ impl Pinholes {
             Some(XdpMode::Generic) => &[XdpMode::Generic],
         };
         for &mode in modes {
-            if let Some(link) = self.take_over(program, ifindex, mode) {
-                self.links.insert(ifindex, link);
-                self.remove_others(ifindex, Some(mode));
+            if self.inherit(program, ifindex, Some(mode)) {
                 return Ok((mode, None));
             }
         }
@@ -94,7 +103,7 @@ impl Pinholes {
         for &mode in modes {
             let cause = loop {
                 let link = self.attach_anew(program, ifindex, mode);
-                match link.and_then(|link| self.pin(link, ifindex, mode)) {
+                match link.and_then(|link| self.pin(link, ifindex, Some(mode))) {
                     Ok(link) => {
                         self.links.insert(ifindex, link);
                         return Ok((mode, causes.pop()));
@@ -127,24 +136,83 @@ impl Pinholes {
         name: &str,
         ifindex: u32,
     ) -> Result<(), RouterError> {
-        let pin = self.pins.join(pin_name(ifindex, None));
-        let taken = self.take_over_tc(program, &pin);
-        let (link, inherited) = if let Some(link) = taken {
-            self.remove_others(ifindex, None);
-            (link, true)
-        } else {
-            self.remove_pins_of(ifindex);
-            let doing = || format!("cannot attach a tc program to {name}");
-            let failed = |cause: AttachError| RouterError::new(doing(), cause.text());
-            let link = self.attach_tc_anew(program, name).map_err(failed)?;
-            let pinned = link.pin(&pin);
-            let pinned = pinned.map_err(|e| RouterError::new(doing(), chain(&e)))?;
-            (pinned.into(), false)
+        if self.inherit(program, ifindex, None) {
+            return Ok(());
+        }
+        self.remove_pins_of(ifindex);
+        let failed = |cause: AttachError| {
+            RouterError::new(
+                format!("cannot attach a tc program to {name}"),
+                cause.text(),
+            )
         };
+        let link = self.attach_tc_anew(program, name).map_err(failed)?;
+        let attachment = self.pin(link, ifindex, None).map_err(failed)?;
+        self.links.insert(ifindex, attachment);
+        Ok(())
+    }
+
+    /// Takes the link that a predecessor has left on a device, if there is one of this kind. Those of other kinds go.
+    fn inherit(&mut self, program: &str, ifindex: u32, mode: Option<XdpMode>) -> bool {
+        let pin = self.pins.join(pin_name(ifindex, mode));
+        let Ok(link) = PinnedLink::from_pin(&pin) else {
+            return false;
+        };
+        // One whose device has gone is of no use, and its number may be another's by now.
+        if !device_of(&pin).is_ok_and(|device| device == ifindex) {
+            return false;
+        }
+        let program = program.to_owned();
+        let attachment = Attachment {
+            _link: link.into(),
+            pin,
+            origin: Origin::Waiting { program },
+        };
+        self.links.insert(ifindex, attachment);
+        self.remove_others(ifindex, mode);
+        true
+    }
+
+    /// Puts this process's programs into the links of a predecessor: from now on packets go by what this process has told
+    /// its programs. Returned is what could not be done.
+    pub(crate) fn take_over(&mut self) -> Vec<RouterError> {
+        let mut failed = Vec::new();
+        let devices: Vec<u32> = self.links.keys().copied().collect();
+        for device in devices {
+            if let Err(error) = self.take_over_link(device) {
+                failed.push(error);
+            }
+        }
+        failed
+    }
+
+    fn take_over_link(&mut self, ifindex: u32) -> Result<(), RouterError> {
+        let Some(attachment) = self.links.get(&ifindex) else {
+            return Ok(());
+        };
+        let Origin::Waiting { program } = &attachment.origin else {
+            return Ok(());
+        };
+        let (program, pin) = (program.clone(), attachment.pin.clone());
+        let doing = || format!("cannot replace the program of {}", pin.display());
+        let failed = |e: &dyn std::error::Error| RouterError::new(doing(), chain(e));
+        let link = PinnedLink::from_pin(&pin).map_err(|e| failed(&e))?;
+        let taken = if pin == self.pins.join(pin_name(ifindex, None)) {
+            let link = SchedClassifierLink::try_from(FdLink::from(link)).map_err(|e| failed(&e))?;
+            let program = self.classifier(&program)?;
+            let id = program.attach_to_link(link).map_err(|e| failed(&e))?;
+            take_tc(program, id)
+        } else {
+            let link = XdpLink::try_from(FdLink::from(link)).map_err(|e| failed(&e))?;
+            let program = self.program(&program)?;
+            let id = program.attach_to_link(link).map_err(|e| failed(&e))?;
+            take(program, id)
+        };
+        let link = taken.map_err(|e| RouterError::new(doing(), e.text()))?;
         let attachment = Attachment {
             _link: link,
-            pin,
-            inherited,
+            pin: pin.clone(),
+            origin: Origin::TakenOver,
         };
         self.links.insert(ifindex, attachment);
         Ok(())
@@ -156,14 +224,6 @@ impl Pinholes {
         let name = nix::net::if_::if_indextoname(ifindex);
         let name = name.map_err(|e| RouterError::new(doing, e.to_string()))?;
         self.attach_tc("viaduct_tc_overlay", &name.to_string_lossy(), ifindex)
-    }
-
-    fn take_over_tc(&mut self, program: &str, pin: &Path) -> Option<FdLink> {
-        let link = FdLink::from(PinnedLink::from_pin(pin).ok()?);
-        let link = SchedClassifierLink::try_from(link).ok()?;
-        let program = self.classifier(program).ok()?;
-        let id = program.attach_to_link(link).ok()?;
-        take_tc(program, id).ok()
     }
 
     /// Only tcx has links (Linux 6.6).
@@ -195,20 +255,6 @@ impl Pinholes {
         }
     }
 
-    /// None when there is no such link, or its device is gone.
-    fn take_over(&mut self, program: &str, ifindex: u32, mode: XdpMode) -> Option<Attachment> {
-        let pin = self.pins.join(pin_name(ifindex, Some(mode)));
-        let link = FdLink::from(PinnedLink::from_pin(&pin).ok()?);
-        let link = XdpLink::try_from(link).ok()?;
-        let program = self.program(program).ok()?;
-        let id = program.attach_to_link(link).ok()?;
-        Some(Attachment {
-            _link: take(program, id).ok()?,
-            pin,
-            inherited: true,
-        })
-    }
-
     /// A link that is not pinned yet.
     pub(crate) fn attach_anew(
         &mut self,
@@ -237,13 +283,18 @@ impl Pinholes {
         take(program, id)
     }
 
-    fn pin(&self, link: FdLink, ifindex: u32, mode: XdpMode) -> Result<Attachment, AttachError> {
-        let pin = self.pins.join(pin_name(ifindex, Some(mode)));
+    fn pin(
+        &self,
+        link: FdLink,
+        ifindex: u32,
+        mode: Option<XdpMode>,
+    ) -> Result<Attachment, AttachError> {
+        let pin = self.pins.join(pin_name(ifindex, mode));
         let link = link.pin(&pin).map_err(|e| AttachError::other(&e))?;
         Ok(Attachment {
             _link: link.into(),
             pin,
-            inherited: false,
+            origin: Origin::New,
         })
     }
 
@@ -263,14 +314,21 @@ impl Pinholes {
         foreign.filter(|pin| fs::remove_file(pin).is_ok()).count()
     }
 
-    /// Detaches from all devices, or, when nothing may pass unseen, leaves the programs where they
-    /// are: without a heartbeat they drop what was the workers'.
+    /// Detaches from all devices, unless the programs stay. A predecessor's links stay in any case: a start that fails leaves
+    /// the host as it was.
     pub(crate) fn let_go(&mut self) {
         for (_, attachment) in self.links.drain() {
-            let leave = self.fail_closed && (self.stays_closed || attachment.inherited);
-            if !leave {
+            if !self.stays && matches!(attachment.origin, Origin::New) {
                 let _ = fs::remove_file(&attachment.pin);
             }
+        }
+    }
+
+    /// Detaches from all devices, from a predecessor's, too.
+    pub(crate) fn detach_all(&mut self) {
+        let devices: Vec<u32> = self.links.keys().copied().collect();
+        for device in devices {
+            self.detach(device);
         }
     }
 }

@@ -1,6 +1,10 @@
 //! Two nodes whose pods speak to each other, and which way they do.
 
-use super::{Daemon, Node, Pod, Setup, Stream, Testbed, vtep_mac, wait_for};
+use std::process::Command;
+
+use serde_json::Value;
+
+use super::{Daemon, Hooks, Node, Pod, Setup, Stream, Testbed, must, vtep_mac, wait_for};
 
 /// Two nodes with a router and a pod each.
 pub struct Pair {
@@ -74,6 +78,67 @@ impl Pair {
             }
             self.by_kernel() > before + 20
         });
+    }
+
+    /// The connections go on without the first node's router: what is settled by hooks, where they are the usual ones, and by
+    /// the kernel otherwise.
+    pub fn goes_on_alone(&self, streams: &[Stream]) {
+        if Hooks::usual() != Hooks::Settled {
+            return self.goes_on_by_kernel(streams);
+        }
+        wait_for("hooks to carry them", || {
+            let (kernel, hooks) = (self.by_kernel(), self.by_hooks());
+            for stream in streams {
+                stream.goes_on();
+            }
+            self.by_hooks() > hooks + 20 && self.by_kernel() == kernel
+        });
+    }
+
+    /// Packets that the hook at the first node's pod has carried, as the kernel's map has them; nobody has to run for it.
+    pub fn by_hooks(&self) -> u64 {
+        // `FATES` of `router/bpf/settled.h`, for port 1.
+        self.carried_at(3)
+    }
+
+    /// A count of the map `carried` of the first node's hooks, of all processors.
+    fn carried_at(&self, key: u32) -> u64 {
+        let bpftool = |words: &[&str]| -> Value {
+            let mut bpftool = Command::new("bpftool");
+            serde_json::from_str(&must(bpftool.arg("-j").args(words))).expect("JSON")
+        };
+        let pins = self.bed.pins().join(&self.routers[0].name);
+        let program = std::fs::read_dir(pins)
+            .expect("pins")
+            .map(|pin| {
+                bpftool(&[
+                    "link",
+                    "show",
+                    "pinned",
+                    &pin.expect("a pin").path().to_string_lossy(),
+                ])
+            })
+            .map(|link| bpftool(&["prog", "show", "id", &link["prog_id"].to_string()]))
+            .find(|program| program["name"] == "viaduct_tc_pod")
+            .expect("a pod's hook");
+        let maps = program["map_ids"].as_array().expect("maps").iter();
+        let carried = maps
+            .map(ToString::to_string)
+            .find(|id| bpftool(&["map", "show", "id", id])["name"] == "carried")
+            .expect("the map");
+        let [a, b, c, d] = key.to_le_bytes().map(|byte| byte.to_string());
+        let found = bpftool(&["map", "lookup", "id", &carried, "key", &a, &b, &c, &d]);
+        let processors = found["values"].as_array().expect("values").iter();
+        let packets = processors.map(|it| {
+            let bytes = it["value"].as_array().expect("bytes").iter().take(8);
+            let bytes = bytes.map(|byte| {
+                byte.as_str()
+                    .and_then(|b| u8::from_str_radix(&b[2..], 16).ok())
+            });
+            let bytes: Vec<u8> = bytes.map(|byte| byte.expect("a byte")).collect();
+            u64::from_le_bytes(bytes.try_into().expect("eight"))
+        });
+        packets.sum()
     }
 
     pub fn goes_on_by_worker(&self, streams: &[Stream]) {

@@ -84,18 +84,24 @@ impl Node {
 }
 
 impl Node {
-    /// A count of UDP's in the node's kernel (proc(5), `net/snmp`).
+    /// A count of UDP's in the node's kernel.
     pub fn udp_count(&self, name: &str) -> u64 {
-        let text = self.namespace.run("cat /proc/net/snmp");
-        let mut rows = text.lines().filter(|line| line.starts_with("Udp: "));
+        self.namespace.protocol_count("Udp", name)
+    }
+}
+
+impl Namespace {
+    /// A count of a protocol's in this namespace (proc(5), `net/snmp` and `net/netstat`).
+    pub fn protocol_count(&self, protocol: &str, name: &str) -> u64 {
+        let text = self.run("cat /proc/net/snmp /proc/net/netstat");
+        let begin = format!("{protocol}: ");
+        let mut rows = text.lines().filter(|line| line.starts_with(&begin));
         let (names, counts) = (rows.next().expect("names"), rows.next().expect("counts"));
         let mut all = names.split(' ').zip(counts.split(' '));
         let (_, count) = all.find(|(it, _)| *it == name).expect("such a count");
         count.parse().expect("a count")
     }
-}
 
-impl Namespace {
     /// Packets that a device has sent and received, as the kernel counts them; a merged one is one.
     pub fn device_packets(&self, device: &str) -> [u64; 2] {
         self.device_counts(device, "packets")

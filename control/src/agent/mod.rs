@@ -170,9 +170,8 @@ impl<D: DataPlane> Agent<D> {
         AgentHandle::new(self.requests.0.clone())
     }
 
-    /// Follows the kernel until `shutdown` completes. Then all pods are taken from the workers,
-    /// so that the kernel has them, and the data plane is given back. The forwarding table stays,
-    /// and the kernel's path unless the options say otherwise.
+    /// Follows the kernel until `shutdown` completes. Then the data plane is given back, with the pods or without, as the
+    /// options say. The forwarding table stays, and the kernel's path unless the options say otherwise.
     pub async fn run(mut self, shutdown: impl Future<Output = ()>) -> D {
         let mut shutdown = pin!(shutdown);
         loop {

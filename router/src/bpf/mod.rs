@@ -3,6 +3,7 @@
 
 mod heartbeat;
 mod keys;
+mod link;
 mod maps;
 mod mirror;
 mod outcomes;
@@ -26,6 +27,7 @@ pub(crate) use self::heartbeat::{Beat, MAX_WORKERS};
 use self::heartbeat::{Heartbeat, map_heartbeat};
 pub(crate) use self::keys::{Device, Trunk};
 use self::keys::{PodKey, PrefixKey, SourceKey, Vtep, mapped, prefix_key, vtep_key};
+pub(crate) use self::link::device_of;
 use self::maps::Maps;
 pub use self::outcomes::Outcomes;
 pub use self::settled::{Carried, Settled};
@@ -91,10 +93,8 @@ pub(crate) struct Pinholes {
     heartbeat: Arc<Heartbeat>,
     pub(crate) pins: PathBuf,
     pub(crate) links: std::collections::HashMap<u32, Attachment>,
-    /// Without a heartbeat packets are dropped, not left to the kernel.
-    pub(crate) fail_closed: bool,
-    /// The programs stay attached when this is dropped, if `fail_closed`.
-    pub(crate) stays_closed: bool,
+    /// The programs stay attached when this is dropped.
+    pub(crate) stays: bool,
 }
 
 fn failed(doing: impl Into<String>) -> impl FnOnce(String) -> RouterError {
@@ -170,8 +170,7 @@ impl Pinholes {
             heartbeat,
             pins: pins.to_owned(),
             links: std::collections::HashMap::default(),
-            fail_closed: load.fail_closed,
-            stays_closed: false,
+            stays: false,
         };
         for (name, program) in pinholes.ebpf.programs_mut() {
             let loaded = match program {

@@ -257,7 +257,12 @@ impl Router {
     }
 
     /// Without queues that have an owner, the XDP programs leave everything to the kernel.
-    fn set_device(&mut self, port: PortId, it: &Attached, open: bool) -> Result<(), RouterError> {
+    pub(super) fn set_device(
+        &mut self,
+        port: PortId,
+        it: &Attached,
+        open: bool,
+    ) -> Result<(), RouterError> {
         let workers = u32::try_from(self.workers.len()).unwrap_or(1);
         let pod = it.pod.as_ref();
         let device = Device {

@@ -385,17 +385,38 @@ impl Router {
         }
     }
 
-    /// From now on nobody is waited for as long as at the start, and what a predecessor left on
-    /// other devices is removed: the number of such links is returned.
-    pub fn started(&mut self) -> usize {
+    /// Ends the start, when all is attached and settled: hooks of a predecessor, which went on so far, go by what this
+    /// router has told its own. What the predecessor left on other devices is removed. Returned are the number of such
+    /// links, and what could not be taken over.
+    pub fn started(&mut self) -> (usize, Vec<RouterError>) {
+        // From now on nobody is waited for as long as at the start.
         self.busy_patience = LATER_PATIENCE;
-        self.pinholes.remove_foreign()
+        let failed = self.pinholes.take_over();
+        (self.pinholes.remove_foreign(), failed)
     }
 
-    /// With [`RouterOptions::fail_closed`]: when this router is dropped, its programs stay, and
-    /// drop what was the workers'.
-    pub fn stay_closed(&mut self) {
-        self.pinholes.stays_closed = true;
+    /// Has the hooks stay when this router is dropped: they go on with what is settled. Workers send what they have, and the
+    /// kernel gets from now on what they would have got; with [`RouterOptions::fail_closed`] nobody does.
+    pub fn leave_hooks(&mut self) {
+        self.pinholes.stays = true;
+        if self.options.fail_closed {
+            return;
+        }
+        let ports = (0u16..).map(PortId).zip(self.ports.clone());
+        for (port, attached) in ports {
+            // What a hook still gives to a worker, because its entry could not be changed, is lost with the worker.
+            let closed = attached.map_or(Ok(()), |it| self.set_device(port, &it, false));
+            drop(closed);
+        }
+        // With the underlay they finish what has come from pods, too. Those that hand over before those that send for them.
+        for worker in self.workers.iter_mut().rev() {
+            worker.take_back(PortId::UNDERLAY, "the underlay", 0);
+        }
+    }
+
+    /// Takes all hooks away, those of a predecessor that this router has taken over among them.
+    pub fn remove_hooks(&mut self) {
+        self.pinholes.detach_all();
     }
 
     /// A port's number is nobody's from now on: what it has carried is counted with that of all
@@ -517,7 +538,8 @@ impl Router {
 }
 
 impl Drop for Router {
-    /// XDP first, so that no packet comes any more; then workers and sockets.
+    /// Hooks first, so that no packet comes any more; then workers and sockets. Hooks of a predecessor stay, unless
+    /// [`remove_hooks`](Router::remove_hooks) was called: a start that fails leaves what there was.
     fn drop(&mut self) {
         self.pinholes.let_go();
         self.ports.iter().flatten().for_each(Attached::restore);
