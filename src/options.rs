@@ -148,6 +148,7 @@ pub(crate) fn agent_options(config: &Config) -> AgentOptions {
             name: config.underlay.interface.clone(),
             fixed,
             addresses: fixed,
+            sockets: hook(config.underlay.hook) == Hook::Xdp,
         },
         networks: network_options(config),
         ports: ports(config),

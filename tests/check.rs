@@ -109,7 +109,8 @@ fn all_problems_are_said_at_once() {
          [[routes]]\nprefixes = [\"10.244.2.0/24\"]\nvtep = \"192.0.2.1\"\nvtep_mac = \"{}\"\n{gossip}",
         vtep_mac(2)
     );
-    let text = config(&bed, "bad", &more);
+    let own = "interface = \"eth0\"";
+    let text = config(&bed, "bad", &more).replacen(own, &format!("{own}\nhook = \"xdp\""), 1);
     let says = checked(&bed, &a.namespace, "env", &text, false);
     for word in [
         "checked.toml:4: underlay eth0: it has an MTU of 9000",

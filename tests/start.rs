@@ -76,7 +76,7 @@ fn a_pod_that_is_missing_or_does_not_fit_keeps_no_other_down() {
         [("web", 2), ("dns", 3), ("big", 4)].map(|(name, host)| bed.pod(&a, name, host));
     a.namespace.run("ip link delete veth-dns");
     a.namespace.run("ip link set veth-big mtu 9000");
-    let router = bed.router(&a, &[&dns, &big, &web], &[], "count = 1");
+    let router = bed.router_with(&a, &[&dns, &big, &web], &[], &sockets());
     assert!(is_up(&router, "veth-web"));
     assert!(pod(&router, "veth-dns").1.contains("does not exist"));
     assert!(pod(&router, "veth-big").1.contains("MTU of 9000"));
@@ -92,7 +92,10 @@ fn a_pod_that_is_missing_or_does_not_fit_keeps_no_other_down() {
 
 #[test]
 fn an_underlay_that_does_not_fit_frames_is_left_to_the_kernel_from_the_start() {
-    let mut pair = Pair::new(&Setup::default());
+    let mut pair = Pair::new(&Setup {
+        hooks: Some(Hooks::Xdp),
+        ..Setup::default()
+    });
     let streams = pair.streams();
     pair.routers[0].stop();
     pair.nodes[0].namespace.run("ip link set eth0 mtu 1700");

@@ -115,6 +115,7 @@ fn options() -> AgentOptions {
                 v4: Some(Ipv4Addr::new(192, 0, 2, 1)),
                 v6: None,
             },
+            sockets: true,
         },
         networks: vec![NetworkOptions {
             name: "default".into(),

@@ -43,7 +43,10 @@ pub(crate) enum Unresolved {
     #[error("{0}")]
     UnderlayRefused(String),
     /// The underlay interface's packets do not fit the workers' frames.
-    #[error("it has an MTU of {mtu}; more than {most} does not fit a frame yet")]
+    #[error(
+        "it has an MTU of {mtu}; more than {most} does not fit a frame of an AF_XDP socket, and a hook in tc takes any \
+         (underlay.hook = \"tc\")"
+    )]
     UnderlayTooLong {
         /// Its MTU, in bytes.
         mtu: u32,
@@ -53,9 +56,12 @@ pub(crate) enum Unresolved {
     /// The underlay interface is down.
     #[error("it is down")]
     UnderlayDown,
-    /// The underlay interface has no Ethernet address.
-    #[error("it has no MAC; name an Ethernet interface")]
-    UnderlayWithoutMac,
+    /// The underlay interface carries no Ethernet frames; its kind.
+    #[error(
+        "it has no MAC, as {0} interfaces have none; Viaduct sends Ethernet frames: name the interface below it, or give the \
+         nodes' packets to an Ethernet interface"
+    )]
+    UnderlayWithoutMac(String),
     /// The underlay interface has no address of this node that the VTEP could be reached from.
     #[error("this node has no address of its family on the underlay interface")]
     NoOwnAddress,

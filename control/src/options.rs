@@ -31,7 +31,7 @@ pub struct AgentOptions {
     pub peers: Vec<IpAddr>,
     /// The UDP port of this node's gossip, if it gossips.
     pub gossip_port: Option<u16>,
-    /// The longest IP packet that workers can carry on a link, in bytes.
+    /// The longest IP packet that a worker's socket takes from a link, in bytes.
     pub max_mtu: u32,
     /// What happens to the pods at the end: left as they are, for a data plane whose hooks stay, or given back to the
     /// kernel.
@@ -59,6 +59,9 @@ pub struct SlowPathOptions {
     pub place: Place,
 }
 
+/// The longest IPv4 packet, in bytes.
+const LONGEST: u32 = 65_535;
+
 /// The interface towards the other nodes.
 #[derive(Clone, Debug)]
 pub struct UnderlayOptions {
@@ -69,6 +72,8 @@ pub struct UnderlayOptions {
     /// This node's addresses on it, the sources of outer packets, as far as they are known: at the
     /// start those that are fixed.
     pub addresses: OwnAddresses,
+    /// Whether workers have sockets at its own queues; its hook is in tc otherwise.
+    pub sockets: bool,
 }
 
 /// An overlay network.
@@ -247,6 +252,12 @@ struct Taken {
 }
 
 impl AgentOptions {
+    /// The largest MTU of a device, with sockets at its own queues or without: a hook in tc leaves to the kernel what is too
+    /// long for a worker.
+    pub(crate) const fn longest(&self, sockets: bool) -> u32 {
+        if sockets { self.max_mtu } else { LONGEST }
+    }
+
     /// Checks what needs no look at the kernel or the forwarding table. What [`merge`] wants passes.
     ///
     /// # Errors

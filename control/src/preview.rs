@@ -45,7 +45,7 @@ pub async fn preview(kernel: &Kernel, options: &AgentOptions) -> Result<Preview,
     preview.addresses = chosen.or(wanted.addresses);
     let problem = match &underlay.link {
         None => Some(Unresolved::UnderlayGone),
-        Some(link) => reconciler::fits_frames(link, options.max_mtu)
+        Some(link) => reconciler::is_fit(link, options.longest(wanted.sockets))
             .and_then(|()| reconciler::can_send(link).map(drop))
             .err(),
     };
@@ -58,7 +58,7 @@ pub async fn preview(kernel: &Kernel, options: &AgentOptions) -> Result<Preview,
     preview.mtu_problem = mtu_problem(&preview, options);
     for (place, port) in options.ports.iter().enumerate() {
         let seen = observe::port(kernel, port, 0).await?;
-        if let Err(reason) = reconciler::can_come_up(&seen, options.max_mtu) {
+        if let Err(reason) = reconciler::can_come_up(&seen, options.longest(port.sockets)) {
             preview.port_problems.push((place, reason.to_string()));
         }
         preview.ports.push(seen.link);

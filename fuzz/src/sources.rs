@@ -257,6 +257,7 @@ fn options(sources: &Sources, wanted: &Wanted) -> AgentOptions {
             name: "eth0".to_owned(),
             fixed: OwnAddresses::default(),
             addresses: sources.own,
+            sockets: true,
         },
         networks: sources.networks.clone(),
         ports: wanted.ports.clone(),

@@ -41,7 +41,7 @@ use port::Port;
 use ways::Ways;
 
 pub(crate) use port::can_come_up;
-pub(crate) use underlay::{can_send, fits_frames, no_address};
+pub(crate) use underlay::{can_send, is_fit, no_address};
 
 /// How long after a publication that a stuck worker prevented it is tried again.
 const PUBLISH_RETRY: Duration = Duration::from_secs(1);

@@ -55,7 +55,7 @@ impl<D: DataPlane> Reconciler<D> {
             if let Some(Err(reason)) = observed
                 .link
                 .as_ref()
-                .map(|link| can_carry(link, self.options.max_mtu))
+                .map(|link| can_carry(link, self.options.longest(port.options.sockets)))
             {
                 self.bring_down(id, reason, now);
                 return;
@@ -190,8 +190,9 @@ impl<D: DataPlane> Reconciler<D> {
         let Some(port) = self.ports.get(&id) else {
             return;
         };
-        let announced = can_come_up(observed, self.options.max_mtu)
-            .is_err_and(|reason| reason.ends_with_an_event());
+        let longest = self.options.longest(port.options.sockets);
+        let announced =
+            can_come_up(observed, longest).is_err_and(|reason| reason.ends_with_an_event());
         if observed.link.is_some() && !announced && !port.backoff.permits(index, now) {
             return;
         }
@@ -231,8 +232,9 @@ impl<D: DataPlane> Reconciler<D> {
         observed: &ObservedPort,
         now: Instant,
     ) -> Result<(), DownReason> {
-        let (link, gateway_mac, mac) = can_come_up(observed, self.options.max_mtu)?;
         let wanted = self.ports.get(&id).ok_or(DownReason::New)?;
+        let longest = self.options.longest(wanted.options.sockets);
+        let (link, gateway_mac, mac) = can_come_up(observed, longest)?;
         let limits = wanted.options.limits;
         let port = in_table(wanted.network, limits, mac, gateway_mac, link);
         let mut progress = Progress::default();

@@ -74,8 +74,9 @@ impl<D: DataPlane> Reconciler<D> {
             self.let_underlay_go();
             return Err(Unresolved::UnderlayGone);
         };
-        if let Err(reason) = fits_frames(link, self.options.max_mtu) {
-            // As with pods: the kernel carries what does not fit.
+        let longest = self.options.longest(self.options.underlay.sockets);
+        if let Err(reason) = is_fit(link, longest) {
+            // As with pods: the kernel carries what can be carried there.
             self.let_underlay_go();
             return Err(reason);
         }
@@ -181,13 +182,20 @@ pub(crate) fn no_address(wanted: OwnAddresses, there: &[InterfaceAddress]) -> Un
     Unresolved::AddressesGone(reasons.join("; "))
 }
 
-/// Whether the underlay's packets fit the workers' frames.
-pub(crate) fn fits_frames(link: &LinkInfo, most: u32) -> Result<(), Unresolved> {
+/// Whether an interface can be the underlay: it carries Ethernet frames, and none that is too long.
+pub(crate) fn is_fit(link: &LinkInfo, longest: u32) -> Result<(), Unresolved> {
+    mac_of(link)?;
     let mtu = link.mtu;
-    if mtu > most {
-        return Err(Unresolved::UnderlayTooLong { mtu, most });
+    if mtu > longest {
+        return Err(Unresolved::UnderlayTooLong { mtu, most: longest });
     }
     Ok(())
+}
+
+fn mac_of(link: &LinkInfo) -> Result<MacAddr, Unresolved> {
+    let kind = || link.kind.clone().unwrap_or_else(|| "such".to_owned());
+    link.mac
+        .ok_or_else(|| Unresolved::UnderlayWithoutMac(kind()))
 }
 
 /// Whether the underlay can send at all: its MAC.
@@ -195,5 +203,5 @@ pub(crate) fn can_send(link: &LinkInfo) -> Result<MacAddr, Unresolved> {
     if !link.up {
         return Err(Unresolved::UnderlayDown);
     }
-    link.mac.ok_or(Unresolved::UnderlayWithoutMac)
+    mac_of(link)
 }
