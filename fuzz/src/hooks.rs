@@ -31,16 +31,20 @@ struct Node {
 }
 
 impl Node {
-    fn new(own: IpAddr, updates: Vec<Update>) -> Self {
+    fn new(own: IpAddr, updates: Vec<Update>, alone: bool) -> Self {
         let (mut publisher, readers) = Publisher::new();
-        let mut trial = Trial::load().expect("the kernel takes the programs");
+        let mut trial = Trial::load(alone).expect("the kernel takes the programs");
         let settled = &mut trial.settled;
-        settled.set_link(PORT, LOOPBACK).expect("written");
         let mac = MacAddr([2, 0, 0, 0, 0, 1]);
-        settled.set_underlay(UNDERLAY, mac).expect("written");
-        settled
-            .set_link(BESIDE, BESIDES_INTERFACE)
-            .expect("written");
+        // Hooks that are alone ask the kernel about interfaces.
+        let [underlay, beside_it] = if alone {
+            [LOOPBACK; 2]
+        } else {
+            [UNDERLAY, BESIDES_INTERFACE]
+        };
+        settled.set_underlay(underlay, mac).expect("written");
+        settled.set_link(BESIDE, beside_it).expect("written");
+        settled.set_link(PORT, LOOPBACK).expect("written");
         for update in updates.into_iter().chain(beside()) {
             settled.apply(&update).expect("written");
             publisher.apply(update).expect("sound");
@@ -172,15 +176,15 @@ pub struct Both {
 }
 
 impl Hooks {
-    /// Loads the programs, which takes root.
+    /// Loads the programs, which takes root. `alone`: as if their router had ended. Then the loopback interface of this thread's
+    /// namespace has to lead to 192.0.2.2 and fd99::2.
     #[must_use]
-    #[allow(clippy::new_without_default, reason = "the kernel may refuse them")]
-    pub fn new() -> Self {
+    pub fn new(alone: bool) -> Self {
         let own = IpAddr::from([192, 0, 2, 1]);
         Self {
-            unresolved: Node::new(own, updates(1, false)),
-            resolved: Node::new(own, updates(1, true)),
-            over_v6: Node::new(vtep6(1), over_v6()),
+            unresolved: Node::new(own, updates(1, false), alone),
+            resolved: Node::new(own, updates(1, true), alone),
+            over_v6: Node::new(vtep6(1), over_v6(), alone),
         }
     }
 
@@ -284,7 +288,7 @@ mod tests {
     fn what_is_known_of_an_address_ends_with_a_change() {
         let all = updates(1, true);
         let frame = datagram(&all);
-        let mut node = Node::new(IpAddr::from([192, 0, 2, 1]), all);
+        let mut node = Node::new(IpAddr::from([192, 0, 2, 1]), all, false);
         let tried = |node: &mut Node| node.trial.frame(true, &frame).expect("the kernel runs it");
         for _ in 0..2 {
             let carried = tried(&mut node);

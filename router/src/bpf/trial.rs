@@ -40,16 +40,17 @@ pub struct Trial {
 }
 
 impl Trial {
-    /// Loads the programs, with nothing settled.
+    /// Loads the programs, with nothing settled; `alone`: as if their router had ended, which they do not know otherwise.
     ///
     /// # Errors
     /// When the kernel refuses them, with its verifier's log.
-    pub fn load() -> Result<Self, RouterError> {
-        // There is no worker, and nobody waits for its heartbeat.
+    pub fn load(alone: bool) -> Result<Self, RouterError> {
+        // There is no worker, and no heartbeat.
+        let longest = i64::MAX.unsigned_abs();
         let mut ebpf = Load {
             slots: 1,
             workers: 1,
-            heartbeat_timeout_ns: i64::MAX.unsigned_abs(),
+            heartbeat_timeout_ns: if alone { 0 } else { longest },
             fail_closed: false,
             settled: true,
             reads_kernel: false,
