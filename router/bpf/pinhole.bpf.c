@@ -62,8 +62,8 @@ static __always_inline struct view view_of(struct xdp_md *ctx)
 	};
 }
 
-// Whether the sending device has put a VLAN tag beside the packet: a VLAN device or a bridge in the
-// pod leaves it in the skb, and a redirected packet has lost it. The kernel drops such packets.
+// Whether the sending device has put a VLAN tag beside the packet: a VLAN device or a bridge at a
+// veth's other end leaves it in the skb, and a redirected packet has lost it.
 static __always_inline bool tagged_beside(struct xdp_md *ctx, const struct device *dev)
 {
 	struct {
@@ -91,7 +91,11 @@ SEC("xdp")
 int viaduct_underlay(struct xdp_md *ctx)
 {
 	struct view packet = view_of(ctx);
+	struct device *dev = bpf_map_lookup_elem(&devices, &packet.ifindex);
 
+	// A VLAN of this interface is another network.
+	if (dev && tagged_beside(ctx, dev))
+		return in_xdp(pass());
 	return in_xdp(from_underlay(&packet, to_socket));
 }
 

@@ -512,7 +512,7 @@ static __always_inline int carry_from_underlay(struct __sk_buff *skb, enum carry
 	__u32 front;
 	__u8 ecn;
 
-	if (skb->vlan_present || (void *)(eth + 1) > end)
+	if ((void *)(eth + 1) > end)
 		return HAND_OVER;
 	if (eth->h_proto == bpf_htons(ETH_P_IP)) {
 		front = HEADER_V4 - ETH_HLEN;
@@ -546,6 +546,9 @@ int viaduct_tc_underlay(struct __sk_buff *skb)
 	int carried = HAND_OVER;
 	struct view packet;
 
+	// A VLAN of this interface is another network, which the kernel has a device for, or nobody.
+	if (!untag(skb))
+		return HAND_OVER;
 	pull(skb);
 	packet = view_of_skb(skb, ifindex);
 	if (packet.data + ETH_HLEN > packet.end)

@@ -42,7 +42,7 @@ pub use pair::Pair;
 pub use peer::Vxlan;
 pub use pod::{Node, Pod};
 pub use stream::Stream;
-pub use traffic::{Answers, OneWay, captured, captured_lengths};
+pub use traffic::{Answers, OneWay, PYTHON, capture, captured, captured_lengths, script};
 pub use trust::{Authority, Signee};
 pub use watchdog::prefix_of;
 

@@ -1,7 +1,7 @@
 //! Traffic between pods whose every byte is compared.
 
 use std::fs;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 use std::thread::sleep;
 use std::time::{Duration, Instant};
@@ -69,10 +69,10 @@ impl Pod {
 }
 
 /// Debian's own; a version manager's shim in `PATH` would not be the program.
-pub(super) const PYTHON: &str = "/usr/bin/python3";
+pub const PYTHON: &str = "/usr/bin/python3";
 const PORT: &str = "5001";
 
-pub(super) fn script(name: &str) -> String {
+pub fn script(name: &str) -> String {
     format!("{}/tests/common/{name}", env!("CARGO_MANIFEST_DIR"))
 }
 
@@ -226,31 +226,8 @@ pub fn captured_lengths<const N: usize>(
     filters: [&str; N],
     work: impl FnOnce(),
 ) -> [Vec<usize>; N] {
-    let capture = bed.directory.path().join("underlay.pcap");
-    let _ = fs::remove_file(&capture);
-    let mut tcpdump = node.switch.command("tcpdump");
-    // Its buffer has a place of the longest packet's length for each packet: the usual 2 MB have few.
-    tcpdump
-        .args(["-U", "--immediate-mode", "-s", "65600", "-B", "65536"])
-        .args(["-i", &node.switch_port, "-w"])
-        .arg(&capture)
-        .stderr(Stdio::piped());
-    let tcpdump = tcpdump.spawn().expect("tcpdump runs");
-    wait_for("the capture to begin", || capture.exists());
-    work();
-    // A signal ends tcpdump at once, whatever it has not read yet: a last frame shows that it has.
-    let end = "import socket; s = socket.socket(socket.AF_PACKET, socket.SOCK_RAW); \
-               s.bind((\"eth0\", 0)); \
-               s.send(bytes(12) + b\"\\x88\\xb5end of the capture\" + bytes(40))";
-    must(node.namespace.command("python3").args(["-c", end]));
-    wait_for("the capture to have all", || {
-        let file = fs::read(&capture).unwrap_or_default();
-        file.windows(18).any(|part| part == b"end of the capture")
-    });
-    must(Command::new("kill").arg(tcpdump.id().to_string()));
-    let said = tcpdump.wait_with_output().expect("tcpdump ends").stderr;
-    let said = String::from_utf8_lossy(&said);
-    assert!(said.contains("\n0 packets dropped by kernel"), "{said}");
+    let underlay = (&node.switch, node.switch_port.as_str());
+    let capture = capture(bed, underlay, (&node.namespace, "eth0"), work);
     filters.map(|filter| {
         let mut tshark = Command::new("tshark");
         let words = "-d udp.port==8472,vxlan -d tcp.port==5000,data -d udp.port==5001,data -o udp.check_checksum:TRUE -o ip.check_checksum:TRUE";
@@ -259,4 +236,39 @@ pub fn captured_lengths<const N: usize>(
         let lengths = must(&mut tshark);
         lengths.lines().map(|length| length.parse().expect("a length")).collect()
     })
+}
+
+/// Captures an interface while `work` is done, to a file in the format of libpcap. What is sent by the other end comes there.
+pub fn capture(
+    bed: &Testbed,
+    (namespace, interface): (&Namespace, &str),
+    (other, other_end): (&Namespace, &str),
+    work: impl FnOnce(),
+) -> PathBuf {
+    let capture = bed.directory.path().join("capture.pcap");
+    let _ = fs::remove_file(&capture);
+    let mut tcpdump = namespace.command("tcpdump");
+    // Its buffer has a place of the longest packet's length for each packet: the usual 2 MB have few.
+    tcpdump
+        .args(["-U", "--immediate-mode", "-s", "65600", "-B", "65536"])
+        .args(["-i", interface, "-w"])
+        .arg(&capture)
+        .stderr(Stdio::piped());
+    let tcpdump = tcpdump.spawn().expect("tcpdump runs");
+    wait_for("the capture to begin", || capture.exists());
+    work();
+    // A signal ends tcpdump at once, whatever it has not read yet: a last frame shows that it has.
+    let end = "import socket, sys; s = socket.socket(socket.AF_PACKET, socket.SOCK_RAW); \
+               s.bind((sys.argv[1], 0)); \
+               s.send(bytes(12) + b\"\\x88\\xb5end of the capture\" + bytes(40))";
+    must(other.command("python3").args(["-c", end, other_end]));
+    wait_for("the capture to have all", || {
+        let file = fs::read(&capture).unwrap_or_default();
+        file.windows(18).any(|part| part == b"end of the capture")
+    });
+    must(Command::new("kill").arg(tcpdump.id().to_string()));
+    let said = tcpdump.wait_with_output().expect("tcpdump ends").stderr;
+    let said = String::from_utf8_lossy(&said);
+    assert!(said.contains("\n0 packets dropped by kernel"), "{said}");
+    capture
 }

@@ -136,8 +136,7 @@ impl Router {
                 // Where it cannot be set, there is none.
                 attached.gro_off =
                     mode == XdpMode::Generic && sys::set_gro(interface, false).unwrap_or(false);
-                attached.native_veth =
-                    mode == XdpMode::Native && attached.pod.is_some() && sys::is_veth(interface);
+                attached.native_veth = mode == XdpMode::Native && sys::is_veth(interface);
             }
             Err(e) => {
                 self.withdraw(port, &attached);
@@ -146,7 +145,7 @@ impl Router {
         }
         self.note_attached(port, &attached);
         if attached.native_veth {
-            let open = self.attached(PortId::UNDERLAY).is_some();
+            let open = port == PortId::UNDERLAY || self.attached(PortId::UNDERLAY).is_some();
             if let Err(e) = self.set_device(port, &attached, open) {
                 let _ = self.detach(port);
                 return Err(e);
