@@ -212,7 +212,7 @@ fn a_pod_keeps_its_offloads() {
 fn a_withdrawn_route_is_out_of_the_hooks() {
     let pair = Pair::new(&settled());
     let [web, far] = &pair.pods;
-    let stream = web.udp_stream(far, &far.v4(), 5005, 2_000);
+    let stream = web.udp_stream(far, &far.v4(), 5005, 10_000);
     stream.goes_on();
     let out = || pair.routers[0].port("underlay", "tx_packets");
     assert!(out() > 200);

@@ -121,8 +121,21 @@ struct known {
 
 #define KNOWN 2048 // a power of two
 
+// All entries together, as they are since their last change.
+struct generation {
+	__u64 number;
+	__u64 since; // CLOCK_MONOTONIC in nanoseconds
+};
+
 CELLS(known, BPF_MAP_TYPE_PERCPU_ARRAY, KNOWN, struct known);
-CELLS(generation, BPF_MAP_TYPE_ARRAY, 1, __u64);
+CELLS(generation, BPF_MAP_TYPE_ARRAY, 1, struct generation);
+
+static __always_inline const struct generation *current_generation(void)
+{
+	__u32 zero = 0;
+
+	return bpf_map_lookup_elem(&generation, &zero);
+}
 
 // Some entries for each port, by what has become of its packets.
 enum fate {
@@ -213,17 +226,17 @@ static __always_inline struct where look_up(__u32 network, __u32 vni, const stru
 // entries are: what changes meanwhile makes the answer void.
 static __always_inline struct where where_is(__u32 network, __u32 vni, const struct address *address)
 {
-	__u32 zero = 0, slot;
+	const struct generation *at = current_generation();
+	__u64 words[2], now;
 	struct known *it;
-	__u64 words[2], now, *at;
+	__u32 slot;
 
 	__builtin_memcpy(words, address, 16);
 	slot = (mix(mix(MULTIPLIER, words[0] ^ network), words[1]) >> 32) & (KNOWN - 1);
-	at = bpf_map_lookup_elem(&generation, &zero);
 	it = bpf_map_lookup_elem(&known, &slot);
 	if (!at || !it)
 		return look_up(network, vni, address);
-	now = *(volatile __u64 *)at;
+	now = *(volatile __u64 *)&at->number;
 	if (it->generation != now || it->network != network ||
 	    !same_address(it->address.bytes, address->bytes)) {
 		it->where = look_up(network, vni, address);

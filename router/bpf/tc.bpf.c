@@ -13,8 +13,6 @@
 
 // The first one that is configured, which the kernel carries, too.
 #define DEFAULT_NETWORK 0
-// Flows that are told apart where merged packets go another way.
-#define FLOWS_APART 4096
 // For how long a packet may be on its way through the kernel's VXLAN device: queues of one softirq.
 #define ON_THE_WAY_NS 4000000
 
@@ -328,10 +326,12 @@ int viaduct_tc_pod(struct __sk_buff *skb)
 {
 	__u32 ifindex = skb->ifindex;
 	enum carrying how = carrying();
-	int carried = how == NOT ? HAND_OVER : carry_from_pod(skb, ifindex, how);
+	int carried = HAND_OVER;
 	struct device *dev;
 	struct view packet;
 
+	if (how == ALONE || (how == LED && !is_at_worker(skb, ifindex)))
+		carried = carry_from_pod(skb, ifindex, how);
 	if (carried != HAND_OVER)
 		return carried;
 	dev = bpf_map_lookup_elem(&devices, &ifindex);
@@ -553,7 +553,8 @@ int viaduct_tc_underlay(struct __sk_buff *skb)
 	packet = view_of_skb(skb, ifindex);
 	if (packet.data + ETH_HLEN > packet.end)
 		return HAND_OVER;
-	if (how != NOT && !(dev && for_another_mac(packet.data, dev)))
+	if ((how == ALONE || (how == LED && !is_at_worker(skb, ifindex))) &&
+	    !(dev && for_another_mac(packet.data, dev)))
 		carried = carry_from_underlay(skb, how);
 	if (carried == BY_OVERLAY)
 		return HAND_OVER;

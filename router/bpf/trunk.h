@@ -125,6 +125,41 @@ static __always_inline bool take_places(const struct trunk *trunk, __u32 worker,
 	return true;
 }
 
+// Flows that are told apart where it matters what has become of their last packet: by their hash.
+#define FLOWS_APART 4096
+// For how long after a change of the entries a flow is looked at for what it has at a worker. One that
+// never pauses goes over to the hooks then.
+#define ORDERED_NS 1000000000
+
+// The round of its worker's trunk in which a flow had a packet put there.
+CELLS(given, BPF_MAP_TYPE_ARRAY, FLOWS_APART, __u32);
+
+static __always_inline __u32 worker_of(struct __sk_buff *skb, const struct device *dev)
+{
+	return dev->workers > 1 ? bpf_get_hash_recalc(skb) % dev->workers : 0;
+}
+
+// Whether a worker may still have packets of this flow, which a hook would overtake. What was put on a
+// trunk in a round has been taken, and sent, when the second one after it has begun.
+static __always_inline bool is_at_worker(struct __sk_buff *skb, __u32 ifindex)
+{
+	const struct generation *entries = current_generation();
+	const struct device *dev;
+	const struct beat *beat;
+	__u32 flow, *last;
+
+	// Signed: the clock of the last tick may be behind.
+	if (!entries || (__s64)(bpf_ktime_get_coarse_ns() - entries->since) > ORDERED_NS)
+		return false;
+	dev = bpf_map_lookup_elem(&devices, &ifindex);
+	flow = bpf_get_hash_recalc(skb) % FLOWS_APART;
+	last = bpf_map_lookup_elem(&given, &flow);
+	if (!dev || !last)
+		return false;
+	beat = beat_of(worker_of(skb, dev));
+	return beat && *last && beat->round - *last < 2;
+}
+
 static __always_inline bool fits_trunk(const struct __sk_buff *skb)
 {
 	if (skb->gso_size)
@@ -138,13 +173,13 @@ static __always_inline enum verdict to_trunk(const struct view *packet, const st
 	struct trunk_mac from = { .ours = TRUNK_MAC, .port = bpf_htons(dev->port) };
 	struct __sk_buff *skb = packet->ctx;
 	struct ethhdr *eth = packet->data;
-	__u32 worker, packets = segments(skb);
+	__u32 worker, flow, *last, packets = segments(skb);
 	const struct beat *beat;
 	struct trunk *trunk;
 
 	if (!dev->queues || !dev->workers || (void *)(eth + 1) > packet->end || !fits_trunk(skb))
 		return PASS;
-	worker = dev->workers > 1 ? bpf_get_hash_recalc(skb) % dev->workers : 0;
+	worker = worker_of(skb, dev);
 	trunk = bpf_map_lookup_elem(&trunks, &worker);
 	beat = beat_of(worker);
 	// Without a socket, as after a crash, nobody waits for the heartbeat's end.
@@ -154,6 +189,10 @@ static __always_inline enum verdict to_trunk(const struct view *packet, const st
 		add(dev->port, REFUSED, packets, skb->len);
 		return DROP;
 	}
+	flow = bpf_get_hash_recalc(skb) % FLOWS_APART;
+	last = bpf_map_lookup_elem(&given, &flow);
+	if (last)
+		*last = beat->round;
 	from.own = same_mac(eth->h_source, dev->mac);
 	__builtin_memcpy(eth->h_source, &from, ETH_ALEN);
 	note(REDIRECTED);

@@ -81,7 +81,7 @@ impl Pod {
 }
 
 impl Stream {
-    /// What has arrived: bytes of TCP, or datagrams and the highest number.
+    /// What has arrived: bytes of TCP, or datagrams, the highest number, and how many came behind a higher one.
     pub fn arrived(&self) -> Vec<u64> {
         self.last.lock().expect("no panic").clone()
     }
@@ -100,13 +100,18 @@ impl Stream {
     }
 
     fn is_udp(&self) -> bool {
-        self.arrived().len() == 2
+        self.arrived().len() == 3
+    }
+
+    /// Datagrams that came behind one with a higher number.
+    pub fn late(&self) -> u64 {
+        self.arrived().get(2).copied().unwrap_or(0)
     }
 
     /// Datagrams that were sent and have not arrived.
     pub fn lost(&self) -> u64 {
         match self.arrived()[..] {
-            [received, highest] => highest.saturating_sub(received),
+            [received, highest, _] => highest.saturating_sub(received),
             _ => 0,
         }
     }

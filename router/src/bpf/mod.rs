@@ -181,7 +181,7 @@ impl Pinholes {
             loaded.map_err(|e| failed(format!("cannot load {name}"))(chain(&e)))?;
         }
         // The programs' alone: they need no descriptor any more.
-        for own in ["known", "merged_at", "trunk_used", "port_used"] {
+        for own in ["known", "merged_at", "given", "trunk_used", "port_used"] {
             drop(pinholes.ebpf.take_map(own));
         }
         Ok(pinholes)

@@ -95,7 +95,16 @@ pub(super) struct Traffic {
     pub(super) bytes: u64,
 }
 
-// SAFETY: all are plain data without padding (28, 16, 20, 24, 24, 8, 92 and 16 bytes).
+/// All entries together, as they are since their last change.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Generation {
+    pub(super) number: u64,
+    /// `CLOCK_MONOTONIC`, nanoseconds.
+    pub(super) since: u64,
+}
+
+// SAFETY: all are plain data without padding (28, 16, 20, 24, 24, 8, 92, 16 and 16 bytes).
 unsafe impl Pod for Port {}
 // SAFETY: as above.
 unsafe impl Pod for Network {}
@@ -111,6 +120,8 @@ unsafe impl Pod for Slot {}
 unsafe impl Pod for Way {}
 // SAFETY: as above.
 unsafe impl Pod for Traffic {}
+// SAFETY: as above.
+unsafe impl Pod for Generation {}
 
 impl Place {
     pub(super) fn of(network: NetworkId, address: IpAddr) -> Self {

@@ -14,10 +14,11 @@ use aya::maps::{Array, MapData, PerCpuArray};
 use viaduct_encap::MacAddr;
 use viaduct_fib::{NetworkId, NextHop, Port, PortId, TunnelId, Update};
 
-use self::keys::{Hop, Network, Place, Prefix, Slot, Traffic, Way, ways};
+use self::keys::{Generation, Hop, Network, Place, Prefix, Slot, Traffic, Way, ways};
 use super::maps::{Celled, Cells, Entries, Mapped, Mirrored, Repair};
 use super::{chain, failed};
 use crate::error::RouterError;
+use crate::sys::now;
 
 /// Kinds of counts of each port, as `enum fate` of `router/bpf/settled.h` has them.
 const FATES: u32 = 3;
@@ -65,7 +66,7 @@ pub struct Settled {
     maps: Maps,
     carried: PerCpuArray<MapData, Traffic>,
     /// What processors know of addresses counts for one generation of the entries: this one.
-    generation: Array<MapData, u64>,
+    generation: Array<MapData, Generation>,
     now: u64,
     vnis: BTreeMap<NetworkId, u32>,
     links: BTreeMap<PortId, u32>,
@@ -139,7 +140,11 @@ impl Settled {
     /// When the kernel refuses.
     pub(super) fn begin_generation(&mut self) -> Result<(), RouterError> {
         self.now += 1;
-        let set = self.generation.set(0, self.now, 0);
+        let generation = Generation {
+            number: self.now,
+            since: now().0,
+        };
+        let set = self.generation.set(0, generation, 0);
         set.map_err(|e| failed("cannot have hooks look addresses up again")(chain(&e)))
     }
 
