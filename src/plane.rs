@@ -150,6 +150,11 @@ impl DataPlane for Plane {
             .map_err(DataPlaneError::new)
     }
 
+    fn set_own_xdp(&mut self, id: PortId, has: bool) -> Result<(), DataPlaneError> {
+        let set = self.router.lock().set_own_xdp(id, has);
+        set.map_err(DataPlaneError::new)
+    }
+
     fn set_origin(
         &mut self,
         vni: Vni,

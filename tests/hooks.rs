@@ -2,7 +2,9 @@
 
 mod common;
 
-use common::{Daemon, Hooks, Namespace, Pair, Setup, wait_for};
+use common::{
+    Daemon, Hooks, Namespace, PYTHON, Pair, Pod, Setup, Testbed, script, vtep_mac, wait_for,
+};
 use serde_json::Value;
 
 fn settled() -> Setup<'static> {
@@ -167,6 +169,44 @@ fn a_pod_has_sockets_beside_pods_with_hooks() {
         "by the hook"
     );
     router.assert_balanced();
+}
+
+/// Hooks send straight into a pod, past XDP in the driver of its veth. They do not where the pod has such a program.
+#[test]
+fn a_pods_own_xdp_sees_its_packets() {
+    let mut bed = Testbed::new();
+    let (a, b) = (bed.node(1, 1), bed.node(2, 1));
+    let (web, app, far) = (
+        bed.pod(&a, "web", 2),
+        bed.pod(&a, "app", 3),
+        bed.pod(&b, "far", 2),
+    );
+    let router = bed.router_with(&a, &[&web, &app], &[(2, &vtep_mac(2))], &settled());
+    let other = bed.router_with(&b, &[&far], &[(1, &vtep_mac(1))], &settled());
+    let reaches = |from: &Pod| from.namespace.ping(&web.v4(), 1, 56) == 1;
+    wait_for("the pods", || reaches(&app) && reaches(&far));
+    let program = web
+        .namespace
+        .spawn(&format!("{PYTHON} {} eth0", script("xdp.py")));
+    let mut program = program;
+    assert_eq!(program.line(), "ready");
+    // Seen when the pod's interface is looked at again; an event of the host's end has that done at once.
+    a.namespace.run("ip link set veth-web alias looked-at");
+    wait_for("the program to get what it drops", || {
+        !reaches(&app) && !reaches(&far)
+    });
+    // What workers send, too: the time to live ends here, and what a worker says of it is for the pod.
+    let expired = said(&web.namespace, &["-t", "1"], &far.v4());
+    assert!(expired.contains("0 received"), "{expired}");
+    drop(program);
+    a.namespace
+        .run("ip link set veth-web alias looked-at-again");
+    wait_for("packets", || reaches(&app) && reaches(&far));
+    let carried = |router: &Daemon| router.ask("status")["carried"].as_u64();
+    let before = carried(&router);
+    assert_eq!(app.namespace.ping(&web.v4(), 3, 56), 3);
+    assert!(carried(&router) >= before.map(|n| n + 6), "by hooks");
+    drop(other);
 }
 
 #[test]

@@ -61,6 +61,16 @@ pub trait DataPlane: Send {
     /// If the XDP programs may not know.
     fn set_port_mac(&mut self, id: PortId, mac: MacAddr) -> Result<(), DataPlaneError>;
 
+    /// Notes that a pod has XDP of its own on its end of the veth pair, or no longer has: its packets go where that sees
+    /// them. After [`attach_port`](Self::attach_port) it has none.
+    ///
+    /// # Errors
+    ///
+    /// If hooks may not know.
+    fn set_own_xdp(&mut self, _id: PortId, _has: bool) -> Result<(), DataPlaneError> {
+        Ok(())
+    }
+
     /// Undoes [`attach_port`](Self::attach_port). The interface may be gone.
     ///
     /// # Errors

@@ -6,7 +6,7 @@ use tracing::debug;
 use viaduct_encap::MacAddr;
 
 use crate::kernel::{
-    InterfaceAddress, Kernel, KernelError, LinkInfo, Neighbour, RouteMtu, RouteTo, UdpFlow,
+    InterfaceAddress, Kernel, KernelError, LinkInfo, Neighbour, RouteMtu, RouteTo, UdpFlow, XdpMode,
 };
 use crate::options::{PortOptions, UnderlayOptions};
 
@@ -26,6 +26,8 @@ pub(crate) struct ObservedPort {
     pub(crate) link: Option<LinkInfo>,
     /// The pod's MAC, where it can be found out.
     pub(crate) mac: Option<MacAddr>,
+    /// Whether the pod has XDP in the driver of its end of the veth pair.
+    pub(crate) own_xdp: bool,
 }
 
 /// What is to be seen of the way to another node.
@@ -79,15 +81,23 @@ pub(crate) async fn port(
         return Ok(ObservedPort {
             link: None,
             mac: None,
+            own_xdp: false,
         });
     };
-    let mac = match options.mac {
-        Some(given) => Some(given),
+    let peer = kernel.peer(&link).await.unwrap_or_else(|error| {
+        debug!(pod = %options.name, %error, "the other end of its veth cannot be seen");
+        None
+    });
+    let own_xdp = peer.as_ref().and_then(|peer| peer.xdp);
+    let own_xdp = own_xdp.is_some_and(|xdp| xdp.mode == XdpMode::Native);
+    let mac = match options.mac.or_else(|| peer.and_then(|peer| peer.mac)) {
+        Some(known) => Some(known),
         None => pod_mac(kernel, options, &link).await?,
     };
     Ok(ObservedPort {
         link: Some(link),
         mac,
+        own_xdp,
     })
 }
 
@@ -146,18 +156,13 @@ async fn link(kernel: &Kernel, name: &str, followed: u32) -> Result<Option<LinkI
     }
 }
 
-/// The veth's other end knows best. Where that cannot be seen, whoever answers for the pod's
-/// address; if nobody has yet, they are asked, for the next time.
+/// The MAC of a pod whose end of the veth pair cannot be seen: of whoever answers for the pod's address; if nobody has yet, they
+/// are asked, for the next time.
 async fn pod_mac(
     kernel: &Kernel,
     options: &PortOptions,
     link: &LinkInfo,
 ) -> Result<Option<MacAddr>, KernelError> {
-    match kernel.peer_mac(link).await {
-        Ok(Some(mac)) => return Ok(Some(mac)),
-        Ok(None) => {}
-        Err(error) => debug!(pod = %options.name, %error, "asking the neighbour table instead"),
-    }
     for &address in &options.addresses {
         let neighbour = kernel.neighbour(link.index, address).await?;
         if let Some(mac) = neighbour.and_then(|known| known.usable_mac()) {

@@ -156,6 +156,7 @@ pub(crate) fn pod(index: u32) -> ObservedPort {
     ObservedPort {
         link: Some(link(index, "pod-a")),
         mac: Some(mac(0x10)),
+        own_xdp: false,
     }
 }
 
@@ -163,6 +164,7 @@ pub(crate) fn no_pod() -> ObservedPort {
     ObservedPort {
         link: None,
         mac: None,
+        own_xdp: false,
     }
 }
 

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use common::{Namespace, eventually};
 use viaduct_control::kernel::{
-    Events, Kernel, KernelError, KernelEvent, NeighbourState, RouteTo, UdpFlow,
+    Events, Kernel, KernelError, KernelEvent, LinkInfo, NeighbourState, RouteTo, UdpFlow,
 };
 use viaduct_encap::MacAddr;
 
@@ -40,18 +40,18 @@ fn a_veth_and_its_peer_in_another_namespace() {
         assert_eq!(link.kind.as_deref(), Some("veth"));
         assert_eq!(link.xdp, None);
         assert!(link.peer.unwrap().netns_id.is_some());
-        assert_eq!(kernel.peer_mac(&link).await.unwrap(), Some(MAC_B));
+        assert_eq!(peer_mac(&kernel, &link).await, Some(MAC_B));
 
         let near = kernel.link_by_name("c0").await.unwrap();
         let far = kernel.link_by_name("c1").await.unwrap();
         assert!(!near.up);
         assert_eq!((near.num_rx_queues, near.num_tx_queues), (3, 4));
         assert_eq!(near.peer.unwrap().netns_id, None);
-        assert_eq!(kernel.peer_mac(&near).await.unwrap(), far.mac);
+        assert_eq!(peer_mac(&kernel, &near).await, far.mac);
 
         let lo = kernel.link_by_name("lo").await.unwrap();
         assert_eq!((lo.mac, lo.kind.clone()), (None, None));
-        assert_eq!(kernel.peer_mac(&lo).await.unwrap(), None);
+        assert_eq!(peer_mac(&kernel, &lo).await, None);
     });
 }
 
@@ -80,7 +80,7 @@ fn a_peer_that_went_away_has_no_mac() {
         let kernel = Kernel::open().unwrap();
         let link = kernel.link_by_name("a0").await.unwrap();
         b.ip("link del b0");
-        assert_eq!(kernel.peer_mac(&link).await.unwrap(), None);
+        assert_eq!(peer_mac(&kernel, &link).await, None);
     });
 }
 
@@ -335,4 +335,8 @@ fn lost_events_are_told_of() {
         let address = |event: &KernelEvent| matches!(event, KernelEvent::AddressChanged { .. });
         wait_for(&mut events, "address", address).await;
     });
+}
+
+async fn peer_mac(kernel: &Kernel, link: &LinkInfo) -> Option<MacAddr> {
+    kernel.peer(link).await.unwrap()?.mac
 }

@@ -25,7 +25,8 @@ struct port {
 	__u8 gateway_mac[6]; // the host end's; of the underlay, its own
 	__u8 from; // 1: what it sends may be carried here
 	__u8 to;   // 1: what it gets, too
-	__u8 zero[2];
+	__u8 by_veth; // 1: frames go over its veth, whose other end has XDP of the pod's own
+	__u8 zero;
 };
 
 struct network {

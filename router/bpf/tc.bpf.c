@@ -129,7 +129,7 @@ static __always_inline int deliver(struct __sk_buff *skb, struct inner *in, __u3
 	count(to->id, SENT, in);
 	// From the underlay with another node's VTEP MAC, it was nobody's.
 	bpf_skb_change_type(skb, PACKET_HOST);
-	return bpf_redirect_peer(to->port->ifindex, 0);
+	return to_pod(to->port);
 }
 
 // What differs from packet to packet of an outer header over IPv4 (encap/src/tunnel.rs).
@@ -620,5 +620,5 @@ int viaduct_tc_trunk(struct __sk_buff *skb)
 		return bpf_redirect(port->ifindex, 0);
 	// A frame for another station, as far as the trunk could see.
 	bpf_skb_change_type(skb, PACKET_HOST);
-	return bpf_redirect_peer(port->ifindex, 0);
+	return to_pod(port);
 }

@@ -90,6 +90,12 @@ static __always_inline void follow_round(struct all_used *all, __u32 round)
 	all->used.round = round;
 }
 
+// Sends a frame to a pod: straight into its end of the veth pair, which passes by XDP there, or over it.
+static __always_inline int to_pod(const struct port *port)
+{
+	return port->by_veth ? bpf_redirect(port->ifindex, 0) : bpf_redirect_peer(port->ifindex, 0);
+}
+
 static __always_inline __u32 segments(const struct __sk_buff *skb)
 {
 	if (!skb->gso_size)

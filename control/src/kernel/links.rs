@@ -111,13 +111,13 @@ impl Kernel {
         }
     }
 
-    /// The MAC of the interface that this one belongs to: for a veth, of the pair's other end,
-    /// also if that is in another namespace. None if there is no such interface or it has no MAC.
+    /// The interface that this one belongs to: for a veth, the pair's other end, also if that is in another namespace. None if
+    /// there is no such interface.
     ///
     /// # Errors
     ///
     /// If the kernel cannot be asked, or the caller may not look into that namespace.
-    pub async fn peer_mac(&self, link: &LinkInfo) -> Result<Option<MacAddr>, KernelError> {
+    pub async fn peer(&self, link: &LinkInfo) -> Result<Option<LinkInfo>, KernelError> {
         let Some(peer) = link.peer else {
             return Ok(None);
         };
@@ -129,7 +129,7 @@ impl Kernel {
         }
         let what = format!("look up the peer of interface {}", link.name);
         match self.link(&what, request).await {
-            Ok(peer) => Ok(peer.mac),
+            Ok(peer) => Ok(Some(peer)),
             // ENODEV: the peer has gone. EINVAL: its namespace has, and the number with it.
             Err(error) if matches!(error.errno(), Some(libc::ENODEV | libc::EINVAL)) => Ok(None),
             Err(error) => Err(error),

@@ -22,6 +22,8 @@ pub(super) struct Port {
     wanted: Binding,
     pub(super) network: NetworkId,
     pub(super) state: State,
+    /// Whether the data plane knows that the pod has XDP of its own.
+    pub(super) own_xdp: bool,
     /// Its interface, by number and name, as they were seen last.
     pub(super) link: Followed,
     /// While down: when to try again. While up: when to look whether it has settled.
@@ -98,6 +100,7 @@ impl Port {
             wanted: options.binding.clone(),
             options,
             state: State::Down(DownReason::New),
+            own_xdp: false,
             backoff: Backoff::default(),
         })
     }

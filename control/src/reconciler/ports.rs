@@ -249,8 +249,23 @@ impl<D: DataPlane> Reconciler<D> {
             // Whoever makes the pod may not be done: its end may get another MAC, without an event.
             port.backoff = Backoff::default();
             port.backoff.wait(index, now);
+            port.own_xdp = false;
         }
+        self.follow_own_xdp(id, observed.own_xdp);
         Ok(())
+    }
+
+    /// Has the data plane deliver where XDP of the pod's own sees it.
+    fn follow_own_xdp(&mut self, id: PortId, has: bool) {
+        let Some(port) = self.ports.get_mut(&id).filter(|port| port.own_xdp != has) else {
+            return;
+        };
+        port.own_xdp = has;
+        let pod = &port.options.name;
+        info!(pod, has, "the pod has XDP of its own, or no longer has");
+        if let Err(error) = self.data_plane.set_own_xdp(id, has) {
+            warn!(%error, "the pod's own XDP program may not see its packets");
+        }
     }
 
     fn bring_down(&mut self, id: PortId, reason: DownReason, now: Instant) {
@@ -360,6 +375,7 @@ impl<D: DataPlane> Reconciler<D> {
 
     /// Brings the table up to date with an interface that is attached.
     fn update(&mut self, id: PortId, observed: &ObservedPort, now: Instant) {
+        self.follow_own_xdp(id, observed.own_xdp);
         let Some(Port {
             options,
             state,

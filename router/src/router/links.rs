@@ -340,6 +340,15 @@ impl Router {
         self.set_device(port, &attached, open)
     }
 
+    /// Notes whether a pod has XDP of its own in the driver of its end of the veth pair: hooks in tc give it frames over the
+    /// pair then, and straight into the pod's end otherwise.
+    ///
+    /// # Errors
+    /// When hooks cannot be told.
+    pub fn set_own_xdp(&mut self, port: PortId, has: bool) -> Result<(), RouterError> {
+        self.pinholes.settled.set_by_veth(port, has)
+    }
+
     /// Whether the device still has the queues that it had when it was attached.
     pub fn fits(&self, port: PortId) -> bool {
         let attached = self.attached(port);

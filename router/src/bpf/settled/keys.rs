@@ -26,7 +26,9 @@ pub(super) struct Port {
     pub(super) from: u8,
     /// 1: what it gets, too.
     pub(super) to: u8,
-    pub(super) zero: [u8; 2],
+    /// 1: frames go over its veth.
+    pub(super) by_veth: u8,
+    pub(super) zero: u8,
 }
 
 #[repr(C)]

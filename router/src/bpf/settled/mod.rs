@@ -7,7 +7,7 @@
 
 mod keys;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use aya::Ebpf;
 use aya::maps::{Array, MapData, PerCpuArray};
@@ -70,6 +70,8 @@ pub struct Settled {
     now: u64,
     vnis: BTreeMap<NetworkId, u32>,
     links: BTreeMap<PortId, u32>,
+    /// Ports whose frames go over their veth.
+    by_veth: BTreeSet<PortId>,
     ports: BTreeMap<PortId, Port>,
     hops: BTreeMap<TunnelId, Hop>,
 }
@@ -127,6 +129,7 @@ impl Settled {
             carried,
             vnis: BTreeMap::new(),
             links: BTreeMap::new(),
+            by_veth: BTreeSet::new(),
             ports: BTreeMap::new(),
             hops: BTreeMap::new(),
         };
@@ -160,6 +163,20 @@ impl Settled {
         put.and(self.maps.links.set(ifindex, id.0.into(), doing))
     }
 
+    /// Says whether frames go to a port over its veth, where XDP of the pod's own sees them, or straight into its other end.
+    ///
+    /// # Errors
+    /// As [`set_link`](Self::set_link).
+    pub fn set_by_veth(&mut self, id: PortId, by_veth: bool) -> Result<(), RouterError> {
+        let changed = if by_veth {
+            self.by_veth.insert(id)
+        } else {
+            self.by_veth.remove(&id)
+        };
+        let port = self.ports.get(&id).copied().filter(|_| changed);
+        port.map_or(Ok(()), |port| self.put_port(id, &port))
+    }
+
     /// Says which interface is the underlay, and what its MAC is.
     ///
     /// # Errors
@@ -174,7 +191,8 @@ impl Settled {
             gateway_mac: mac.0,
             from: 0,
             to: 0,
-            zero: [0; 2],
+            by_veth: 0,
+            zero: 0,
         };
         let doing = "cannot note the underlay's interface for hooks";
         self.maps.ports.set(0, port, doing)
@@ -189,6 +207,7 @@ impl Settled {
         if id == PortId::UNDERLAY {
             return self.maps.ports.unset(&0, doing);
         }
+        self.by_veth.remove(&id);
         let ifindex = self.links.remove(&id);
         let unlinked = ifindex.map_or(Ok(()), |ifindex| self.maps.links.unset(&ifindex, doing));
         let port = self.ports.get(&id).copied();
@@ -324,7 +343,8 @@ impl Settled {
             // Rates are measured by workers.
             from: u8::from(carries && linked && port.limits.from_pod.is_none()),
             to: u8::from(carries && linked && port.limits.to_pod.is_none()),
-            zero: [0; 2],
+            by_veth: u8::from(self.by_veth.contains(&id)),
+            zero: 0,
         };
         let doing = "cannot note a port for hooks";
         self.maps.ports.set(id.0.into(), value, doing)
