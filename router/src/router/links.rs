@@ -51,6 +51,23 @@ pub struct Attached {
 }
 
 impl Attached {
+    /// A device with its hook in tc.
+    fn in_tc(interface: &str, ifindex: u32, pod: Option<PodSide>) -> Self {
+        Self {
+            interface: interface.to_owned(),
+            ifindex,
+            mode: None,
+            not_native: None,
+            zero_copy: false,
+            queues: 0,
+            tx_queues: 0,
+            gro_off: false,
+            native_veth: false,
+            own_mac: None,
+            pod,
+        }
+    }
+
     /// Gives the device back as it was, if it is there still.
     pub(super) fn restore(&self) {
         if self.gro_off {
@@ -112,21 +129,13 @@ impl Router {
         let doing = format!("cannot attach {interface}");
         files::check_room(&doing, channels.rx as usize + 1)?;
         let links = self.bind(port, interface, channels, pod.is_none())?;
+        let mut sockets = links.iter().flat_map(|link| &link.queues);
         let mut attached = Attached {
-            interface: interface.to_owned(),
-            ifindex,
             mode: Some(XdpMode::Native),
-            not_native: None,
-            zero_copy: links
-                .iter()
-                .flat_map(|l| &l.queues)
-                .all(|x| x.granted() == Granted { zero_copy: true }),
+            zero_copy: sockets.all(|xsk| xsk.granted() == Granted { zero_copy: true }),
             queues: channels.rx,
             tx_queues: channels.tx,
-            gro_off: false,
-            native_veth: false,
-            own_mac: None,
-            pod,
+            ..Attached::in_tc(interface, ifindex, pod)
         };
         let given = self.register(port, &attached, links);
         match given.and_then(|()| self.run_xdp(&attached)) {
@@ -163,19 +172,7 @@ impl Router {
         ifindex: u32,
         pod: Option<PodSide>,
     ) -> Result<Attached, RouterError> {
-        let attached = Attached {
-            interface: interface.to_owned(),
-            ifindex,
-            mode: None,
-            not_native: None,
-            zero_copy: false,
-            queues: 0,
-            tx_queues: 0,
-            gro_off: false,
-            native_veth: false,
-            own_mac: None,
-            pod,
-        };
+        let attached = Attached::in_tc(interface, ifindex, pod);
         let workers = 0..self.workers.len();
         let links = workers.map(|_| Box::new(Link::over_trunk(port))).collect();
         let given = self.register(port, &attached, links).and_then(|()| {
