@@ -68,6 +68,8 @@ pub struct Settled {
     /// What processors know of addresses counts for one generation of the entries: this one.
     generation: Array<MapData, Generation>,
     now: u64,
+    /// The kernel has refused the last one.
+    generation_is_behind: bool,
     vnis: BTreeMap<NetworkId, u32>,
     links: BTreeMap<PortId, u32>,
     /// Ports whose frames go over their veth.
@@ -126,6 +128,7 @@ impl Settled {
             maps: Maps::of(ebpf)?,
             generation,
             now: 0,
+            generation_is_behind: false,
             carried,
             vnis: BTreeMap::new(),
             links: BTreeMap::new(),
@@ -148,6 +151,7 @@ impl Settled {
             since: now().0,
         };
         let set = self.generation.set(0, generation, 0);
+        self.generation_is_behind = set.is_err();
         set.map_err(|e| failed("cannot have hooks look addresses up again")(chain(&e)))
     }
 
@@ -374,9 +378,10 @@ impl Settled {
     /// Does what could not be done so far in the entries, and repairs what somebody else has changed
     /// there: how many.
     pub fn repair(&mut self) -> usize {
+        // What could not be written before may be now.
+        let behind = self.generation_is_behind || !self.problems().is_empty();
         let repaired = self.maps.all().into_iter().map(Repair::repair).sum();
-        // What could not be written before may have been now, too.
-        if self.begin_generation().is_err() {
+        if (behind || repaired > 0) && self.begin_generation().is_err() {
             return repaired + 1;
         }
         repaired
