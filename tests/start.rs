@@ -115,6 +115,37 @@ fn sockets() -> Setup<'static> {
     }
 }
 
+/// Hooks in tc stay when a router stops. One of another name does not share a device with them.
+#[test]
+fn hooks_of_a_router_of_another_name_are_named_and_waited_for() {
+    let mut bed = Testbed::new();
+    let a = bed.node(1, 1);
+    let web = bed.pod(&a, "web", 2);
+    let settled = || Setup {
+        hooks: Some(Hooks::Settled),
+        // The kernel's path has the name of its node, too, and is refused by that.
+        slow_path: "enabled = false",
+        ..Setup::default()
+    };
+    let mut owner = bed.router_with(&a, &[&web], &[], &settled());
+    owner.stop();
+    let setup = Setup {
+        name: Some("successor"),
+        ..settled()
+    };
+    let router = bed.router_with(&a, &[&web], &[(2, &vtep_mac(2))], &setup);
+    let cure = format!("viaduct cleanup --node {}", owner.name);
+    assert!(problem(&router).contains(&cure), "{}", problem(&router));
+    assert!(pod(&router, "veth-web").1.contains(&cure));
+    let pins = bed.pins().join(&owner.name);
+    for pin in fs::read_dir(pins).expect("pins") {
+        fs::remove_file(pin.expect("a pin").path()).expect("unpinned");
+    }
+    wait_for("its own hooks", || {
+        problem(&router).is_empty() && is_up(&router, "veth-web")
+    });
+}
+
 /// The program of a dead router of another name is as foreign as any.
 #[test]
 fn a_foreign_xdp_program_is_named_and_waited_for() {

@@ -13,7 +13,7 @@ use std::time::{Duration, Instant};
 use aya::programs::links::{FdLink, LinkOrder, PinnedLink};
 use aya::programs::tc::{SchedClassifierLink, SchedClassifierLinkId, TcAttachOptions};
 use aya::programs::xdp::XdpLink;
-use aya::programs::{SchedClassifier, TcAttachType, Xdp, XdpMode as AyaMode};
+use aya::programs::{ProgramInfo, SchedClassifier, TcAttachType, Xdp, XdpMode as AyaMode};
 use aya::util::KernelVersion;
 
 use crate::bpf::{Pinholes, XdpMode, chain, device_of};
@@ -140,6 +140,16 @@ impl Pinholes {
             return Ok(());
         }
         self.remove_pins_of(ifindex);
+        if let Some(node) = self.other_node_at(name) {
+            let why = format!(
+                "the hooks of node {node} are there, which go on with what they know; stop this router, remove them \
+                 (viaduct cleanup --node {node}), and start it again"
+            );
+            return Err(RouterError::new(
+                format!("cannot attach a tc program to {name}"),
+                why,
+            ));
+        }
         let failed = |cause: AttachError| {
             RouterError::new(
                 format!("cannot attach a tc program to {name}"),
@@ -150,6 +160,25 @@ impl Pinholes {
         let attachment = self.pin(link, ifindex, None).map_err(failed)?;
         self.links.insert(ifindex, attachment);
         Ok(())
+    }
+
+    /// The node of another name whose router has left hooks in tc on a device, if the kernel says what is there. Several
+    /// programs of tc can be on a device, unlike XDP's.
+    fn other_node_at(&self, name: &str) -> Option<String> {
+        let (_, programs) = SchedClassifier::query_tcx(name, TcAttachType::Ingress).ok()?;
+        let ours = |program: &&ProgramInfo| program.name().starts_with(b"viaduct_tc_");
+        let there: Vec<u32> = programs.iter().filter(ours).map(ProgramInfo::id).collect();
+        if there.is_empty() {
+            return None;
+        }
+        let folders = fs::read_dir(self.pins.parent()?).ok()?;
+        let others = folders.filter_map(|folder| Some(folder.ok()?.path()));
+        let mut others = others.filter(|folder| *folder != self.pins);
+        let other = others.find(|folder| {
+            let pinned = pinned_programs(folder);
+            pinned.iter().any(|program| there.contains(program))
+        })?;
+        Some(other.file_name()?.to_string_lossy().into_owned())
     }
 
     /// Takes the link that a predecessor has left on a device, if there is one of this kind. Those of other kinds go.
