@@ -33,8 +33,22 @@ fn pinged(pair: &Pair) -> (u32, u64, u64) {
 
 #[test]
 fn the_other_nodes_new_mac_is_found() {
+    the_other_nodes_mac_changes(&settled());
+}
+
+/// With an outer checksum of zero: a computed one is the kernel's device's.
+#[test]
+fn the_other_nodes_new_mac_is_found_over_ipv6() {
+    the_other_nodes_mac_changes(&Setup {
+        over_v6: &[1, 2],
+        network: "udp_checksum6 = \"zero\"",
+        ..settled()
+    });
+}
+
+fn the_other_nodes_mac_changes(setup: &Setup<'_>) {
     for (what, end) in ENDS {
-        let mut pair = Pair::new(&settled());
+        let mut pair = Pair::new(setup);
         assert_eq!(pinged(&pair), (6, 6, 0));
         end(&mut pair.routers[0]);
         sleep(STALE);
