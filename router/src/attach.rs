@@ -5,7 +5,6 @@
 //! known that its own program has to know; until then the predecessor's goes on.
 
 use std::fs;
-use std::io;
 use std::path::{Path, PathBuf};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -18,6 +17,7 @@ use aya::util::KernelVersion;
 
 use crate::bpf::{Pinholes, XdpMode, chain, device_of};
 use crate::error::RouterError;
+use crate::pins::{KINDS, pin_name, pinned_programs, pins};
 
 /// Whether this kernel has links of tcx, which hooks in tc need: Linux 6.6.
 #[must_use]
@@ -59,19 +59,6 @@ impl AttachError {
         }
     }
 }
-
-/// None: in tc.
-fn pin_name(ifindex: u32, mode: Option<XdpMode>) -> String {
-    let kind = match mode {
-        Some(XdpMode::Native) => "native",
-        Some(XdpMode::Generic) => "generic",
-        None => "tc",
-    };
-    format!("link-{kind}-{ifindex}")
-}
-
-/// Every kind of link.
-const KINDS: [Option<XdpMode>; 3] = [Some(XdpMode::Native), Some(XdpMode::Generic), None];
 
 impl Pinholes {
     /// Attaches to a device and pins the link, or takes the link that a predecessor pinned, which
@@ -392,51 +379,4 @@ fn take_tc(
 ) -> Result<FdLink, AttachError> {
     let link = program.take_link(id).map_err(|e| AttachError::other(&e))?;
     FdLink::try_from(link).map_err(|e| AttachError::other(&e))
-}
-
-/// The pins of links in a folder; none when there is no folder.
-fn pins(folder: &Path) -> io::Result<Vec<PathBuf>> {
-    let entries = match fs::read_dir(folder) {
-        Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
-        entries => entries?,
-    };
-    let mut pins = Vec::new();
-    for entry in entries {
-        let entry = entry?;
-        if entry.file_name().to_string_lossy().starts_with("link-") {
-            pins.push(entry.path());
-        }
-    }
-    Ok(pins)
-}
-
-/// Numbers of the XDP programs in the links that are pinned in `folder`.
-pub fn pinned_programs(folder: &Path) -> Vec<u32> {
-    let pins = pins(folder).unwrap_or_default();
-    let links = pins.iter().filter_map(|pin| PinnedLink::from_pin(pin).ok());
-    links
-        .filter_map(|link| FdLink::from(link).info().ok())
-        .map(|info| info.program_id())
-        .collect()
-}
-
-/// Removes the pins that a dead router left in `folder`: its links detach.
-///
-/// # Errors
-/// When a pin cannot be removed.
-pub fn remove_pins(folder: &Path) -> io::Result<usize> {
-    let pins = pins(folder)?;
-    for pin in &pins {
-        fs::remove_file(pin)?;
-    }
-    remove_folders(folder);
-    Ok(pins.len())
-}
-
-/// Removes a folder of pins, and the one it is in, if nobody else uses them.
-pub(crate) fn remove_folders(folder: &Path) {
-    let _ = fs::remove_dir(folder);
-    if let Some(parent) = folder.parent() {
-        let _ = fs::remove_dir(parent);
-    }
 }

@@ -16,6 +16,7 @@ mod flows;
 mod forward;
 mod frame;
 mod limit;
+mod pins;
 mod reason;
 mod router;
 mod sys;
@@ -25,7 +26,7 @@ mod tun;
 mod worker;
 pub mod xsk;
 
-pub use attach::{has_tcx, pinned_programs, remove_pins};
+pub use attach::has_tcx;
 pub use bpf::{Carried, ClusterPrefix, Outcomes, Settled, Trial, Tried, XdpMode};
 pub use counters::{PortTotals, SocketTotals, WorkerTotals};
 pub use error::RouterError;
@@ -35,6 +36,7 @@ pub use forward::{
     originate, pod_pipeline, prepare_fragments, underlay_pipeline,
 };
 pub use frame::{Frame, MAX_MTU};
+pub use pins::{pinned_programs, remove_pins};
 pub use reason::DropReason;
 pub use router::{Attached, Hook, InTc, Liveness, PodSide, Router, RouterOptions, WorkerHealth};
 pub use sys::network_namespace;

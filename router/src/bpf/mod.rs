@@ -32,8 +32,9 @@ use self::maps::Maps;
 pub use self::outcomes::Outcomes;
 pub use self::settled::{Carried, Settled};
 pub use self::trial::{Trial, Tried};
-use crate::attach::{Attachment, remove_folders};
+use crate::attach::Attachment;
 use crate::error::RouterError;
+use crate::pins::remove_folders;
 
 /// Numbers of ports that the programs' maps have room for, as `router/bpf/settled.h` has it.
 const MAX_PORTS: u32 = 4096;
