@@ -7,6 +7,7 @@
 #include <linux/pkt_cls.h>
 
 #include "alone.h"
+#include "pull.h"
 #include "rules.h"
 #include "settled.h"
 #include "trunk.h"
@@ -46,8 +47,6 @@ struct {
 // Of kernel 6.4 (include/uapi/linux/bpf.h); headers of user space may be older.
 #define DECAP_L3_IPV4 (1ULL << 7)
 #define DECAP_L3_IPV6 (1ULL << 8)
-// Bytes of the outer header that are looked at in front of the inner Ethernet header.
-#define VXLAN_BEHIND_UDP (sizeof(struct udphdr) + sizeof(struct vxlan))
 
 // The longest IP packet on the wire that comes of this one: of its segments, where the kernel or the
 // device is still to cut it. How many they are is noted: a change of the packet's room forgets it.
@@ -72,37 +71,11 @@ static __always_inline __u32 on_the_wire(struct __sk_buff *skb, void *ip, void *
 	return headers + skb->gso_size;
 }
 
-// What was read stands here still, after a change that made all pointers void.
-static __always_inline bool has_header(void *ip, void *end, const struct inner *in)
+// A sum over the whole packet, which a NIC or the kernel may have made, follows what has changed in it.
+static __always_inline void sum_follows(struct __sk_buff *skb, __u32 change)
 {
-	if (in->v6)
-		return ip + sizeof(struct ipv6hdr) <= end;
-	return ip + sizeof(struct iphdr) <= end;
-}
-
-// A word of an IPv6 header has changed. A sum over the whole packet, which a NIC or the kernel may have
-// made (CHECKSUM_COMPLETE), follows. IPv4's own checksum makes up for what changes in its header.
-static __always_inline void changed_v6(struct __sk_buff *skb, __u16 before, __u16 after)
-{
-	bpf_csum_update(skb, (__u32)(__u16)~before + after);
-}
-
-// One hop less. The header is known to be there, and to have one.
-static __always_inline void take_hop(struct __sk_buff *skb, struct inner *in, void *ip)
-{
-	struct ipv6hdr *ip6 = ip;
-	struct iphdr *ip4 = ip;
-	__u16 before;
-
-	if (in->v6) {
-		before = *(__u16 *)&ip6->nexthdr;
-		ip6->hop_limit--;
-		changed_v6(skb, before, *(__u16 *)&ip6->nexthdr);
-		return;
-	}
-	before = *(__u16 *)&ip4->ttl;
-	ip4->ttl--;
-	change_v4(ip4, before, *(__u16 *)&ip4->ttl);
+	if (change)
+		bpf_csum_update(skb, change);
 }
 
 // Whether a port takes packets from hooks, of so many bytes at most.
@@ -122,7 +95,7 @@ static __always_inline int deliver(struct __sk_buff *skb, struct inner *in, __u3
 
 	if (!has_header(eth + 1, end, in))
 		return TC_ACT_SHOT;
-	take_hop(skb, in, eth + 1);
+	sum_follows(skb, take_hop(in, eth + 1));
 	__builtin_memcpy(eth->h_dest, to->port->mac, 6);
 	__builtin_memcpy(eth->h_source, to->port->gateway_mac, 6);
 	count(from, RECEIVED, in);
@@ -160,11 +133,6 @@ static __always_inline void patch_v6(void *header, const struct inner *in, __u8 
 	udp->len = bpf_htons(length);
 }
 
-static __always_inline __u16 kind_of(const struct inner *in)
-{
-	return in->v6 ? bpf_htons(ETH_P_IPV6) : bpf_htons(ETH_P_IP);
-}
-
 // Puts an outer header in front of the inner packet. Its size and version are constants here.
 static __always_inline int encapsulate(struct __sk_buff *skb, struct inner *in,
 				       const struct way *way, __u8 tos, __u16 port, bool over_v6)
@@ -185,7 +153,7 @@ static __always_inline int encapsulate(struct __sk_buff *skb, struct inner *in,
 		patch_v6(data, in, tos, port);
 	else
 		patch_v4(data, in, tos, port);
-	take_hop(skb, in, data + length);
+	sum_follows(skb, take_hop(in, data + length));
 	return TC_ACT_OK;
 }
 
@@ -206,7 +174,7 @@ static __always_inline int over_overlay(struct __sk_buff *skb, struct inner *in,
 		__builtin_memcpy(eth, way->header + HEADER_V6 - ETH_HLEN, 2 * ETH_ALEN);
 	else
 		__builtin_memcpy(eth, way->header + HEADER_V4 - ETH_HLEN, 2 * ETH_ALEN);
-	take_hop(skb, in, eth + 1);
+	sum_follows(skb, take_hop(in, eth + 1));
 	count(from->id, RECEIVED, in);
 	count(0, SENT, in);
 	return bpf_redirect(*device, 0);
@@ -344,115 +312,6 @@ int viaduct_tc_pod(struct __sk_buff *skb)
 	return in_tc(from_pod(&packet, dev, to_trunk));
 }
 
-// What the outer headers of a tunnel packet say.
-struct outer {
-	struct address source;
-	struct vtep end;
-	__u32 vni;
-	__u32 length; // of the inner frame, as UDP has it
-	__u8 tos;
-	bool v6;
-	bool summed;
-};
-
-static __always_inline bool read_vxlan(struct udphdr *udp, void *end, __u32 left, struct outer *outer)
-{
-	struct vxlan *vxlan = (void *)(udp + 1);
-	__u32 length;
-
-	// Reserved bits are other protocols' (encap/src/vxlan.rs).
-	if ((void *)(vxlan + 1) > end || vxlan->flags != VXLAN_VNI_VALID || vxlan->reserved[0] ||
-	    vxlan->reserved[1] || vxlan->reserved[2] || vxlan->reserved2)
-		return false;
-	length = bpf_ntohs(udp->len);
-	// What stands behind the datagram is for those who look closer.
-	if (length != left || length < VXLAN_BEHIND_UDP + ETH_HLEN)
-		return false;
-	outer->length = length - VXLAN_BEHIND_UDP;
-	outer->end.port = udp->dest;
-	outer->summed = udp->check;
-	outer->vni = (__u32)vxlan->vni[0] << 16 | (__u32)vxlan->vni[1] << 8 | vxlan->vni[2];
-	return true;
-}
-
-static __always_inline bool read_outer_v4(struct iphdr *ip, void *end, struct outer *outer)
-{
-	if ((void *)(ip + 1) > end || *(__u8 *)ip != PLAIN_V4 || ip->protocol != IPPROTO_UDP ||
-	    (ip->frag_off & bpf_htons(MORE_OR_OFFSET)) || fold(sum_v4(ip)) != 0xffff ||
-	    bpf_ntohs(ip->tot_len) < sizeof(*ip))
-		return false;
-	outer->tos = ip->tos;
-	map_v4(outer->source.bytes, &ip->saddr);
-	map_v4(outer->end.address, &ip->daddr);
-	return read_vxlan((void *)(ip + 1), end, bpf_ntohs(ip->tot_len) - sizeof(*ip), outer);
-}
-
-static __always_inline bool read_outer_v6(struct ipv6hdr *ip, void *end, struct outer *outer)
-{
-	if ((void *)(ip + 1) > end || ip->version != 6 || ip->nexthdr != IPPROTO_UDP)
-		return false;
-	outer->v6 = true;
-	outer->tos = tos_v6(ip);
-	__builtin_memcpy(&outer->source, &ip->saddr, 16);
-	__builtin_memcpy(outer->end.address, &ip->daddr, 16);
-	return read_vxlan((void *)(ip + 1), end, bpf_ntohs(ip->payload_len), outer);
-}
-
-// The ECN field of the inner header when it leaves the tunnel (RFC 6040, figure 4).
-// False: the packet has to be dropped, which is for workers to say.
-static __always_inline bool congestion(__u8 outer, __u8 inner, __u8 *now)
-{
-	*now = inner & ECN;
-	if (!(inner & ECN))
-		return (outer & ECN) != ECN;
-	if ((inner & ECN) != ECN && ((outer & ECN) == ECN || (outer & ECN) == ECT_1))
-		*now = outer & ECN;
-	return true;
-}
-
-static __always_inline void mark(struct __sk_buff *skb, struct inner *in, void *ip, __u8 ecn)
-{
-	__u8 tos = (in->tos & ~ECN) | ecn;
-	struct ipv6hdr *ip6 = ip;
-	struct iphdr *ip4 = ip;
-	__u16 before = *(__u16 *)ip;
-
-	if (tos == in->tos)
-		return;
-	if (in->v6) {
-		*(__be16 *)ip6 = (*(__be16 *)ip6 & bpf_htons(0xf00f)) | bpf_htons((__u16)tos << 4);
-		changed_v6(skb, before, *(__u16 *)ip);
-		return;
-	}
-	ip4->tos = tos;
-	change_v4(ip4, before, *(__u16 *)ip);
-}
-
-// Whether the sender may send this, and to whom it goes.
-static __always_inline bool accept(struct __sk_buff *skb, const struct outer *outer,
-				   struct ethhdr *eth, void *end, struct inner *in,
-				   struct numbered *to, enum carrying how)
-{
-	struct network *network = bpf_map_lookup_elem(&vnis, &outer->vni);
-	struct where from, goal;
-	struct next_hop *origin;
-
-	if (!network || network->udp_port != outer->end.port ||
-	    !bpf_map_lookup_elem(&vteps, &outer->end))
-		return false;
-	if (!same_mac(eth->h_dest, outer->v6 ? network->vtep_mac6 : network->vtep_mac) || (eth->h_dest[0] & 1) ||
-	    !read_inner(eth, end, in) || outer->length != sizeof(*eth) + in->length || in->hops <= 1)
-		return false;
-	from = where_is(network->id, outer->vni, &in->source);
-	origin = bpf_map_lookup_elem(&next_hops, &from.id);
-	if (from.kind != THERE || !origin || !origin->present ||
-	    !same_address(origin->vtep.bytes, outer->source.bytes))
-		return false;
-	goal = where_is(network->id, outer->vni, &in->destination);
-	*to = port_of(goal.id);
-	return goal.kind == HERE && takes(skb, to->port, on_the_wire(skb, eth + 1, end, in), how);
-}
-
 // Whether the kernel's VXLAN device has to take this packet apart: it is merged, and on kernels before
 // DECAP_L4_UDP a hook cannot clear what the tunnel has left in it; or one of its flow was a moment
 // ago, and may still be on the way there.
@@ -497,7 +356,7 @@ static __always_inline int decapsulate(struct __sk_buff *skb, struct inner *in, 
 	if (!has_header(data + sizeof(struct ethhdr), end, in))
 		return TC_ACT_SHOT;
 	((struct ethhdr *)data)->h_proto = kind_of(in);
-	mark(skb, in, data + sizeof(struct ethhdr), ecn);
+	sum_follows(skb, mark(in, data + sizeof(struct ethhdr), ecn));
 	return deliver(skb, in, 0, to);
 }
 
@@ -505,35 +364,18 @@ static __always_inline int decapsulate(struct __sk_buff *skb, struct inner *in, 
 static __always_inline int carry_from_underlay(struct __sk_buff *skb, enum carrying how)
 {
 	void *data = (void *)(long)skb->data, *end = (void *)(long)skb->data_end;
-	struct ethhdr *eth = data, *frame;
-	struct outer outer = {};
-	struct inner in = {};
-	struct numbered to;
-	__u32 front;
-	__u8 ecn;
+	struct arrived it = {};
+	__u32 wire;
 
-	if ((void *)(eth + 1) > end)
+	if (!read_arrived(data, end, skb->len, &it))
 		return HAND_OVER;
-	if (eth->h_proto == bpf_htons(ETH_P_IP)) {
-		front = HEADER_V4 - ETH_HLEN;
-		if (!read_outer_v4((void *)(eth + 1), end, &outer))
-			return HAND_OVER;
-		frame = data + HEADER_V4 - ETH_HLEN;
-	} else if (eth->h_proto == bpf_htons(ETH_P_IPV6)) {
-		front = HEADER_V6 - ETH_HLEN;
-		if (!read_outer_v6((void *)(eth + 1), end, &outer))
-			return HAND_OVER;
-		frame = data + HEADER_V6 - ETH_HLEN;
-	} else {
-		return HAND_OVER;
-	}
-	if ((void *)(frame + 1) > end || skb->len != front + outer.length ||
-	    !accept(skb, &outer, frame, end, &in, &to, how) || !congestion(outer.tos, in.tos, &ecn))
+	wire = on_the_wire(skb, it.frame + 1, end, &it.in);
+	if (!takes(skb, it.to.port, wire, how))
 		return HAND_OVER;
 	// Whether a checksum is right is for the kernel to see.
-	if (outer.summed || needs_overlay(skb, &in))
-		return by_overlay(skb, &outer, to.port->network);
-	return decapsulate(skb, &in, front, ecn, &to);
+	if (it.outer.summed || needs_overlay(skb, &it.in))
+		return by_overlay(skb, &it.outer, it.to.port->network);
+	return decapsulate(skb, &it.in, it.front, it.ecn, &it.to);
 }
 
 // The underlay.
